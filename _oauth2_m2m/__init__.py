@@ -1,0 +1,36 @@
+"""The private rooms behind `oauth2_m2m`. Import from `oauth2_m2m`, never from here.
+
+A room may import only rooms that stand before it in `ORDER`, so reading from left to right never
+meets anything unexplained. A test keeps it so.
+"""
+
+ORDER: tuple[str, ...] = (
+    "errors",
+    "callers",
+    "config",
+    "scopes",
+    "forms",
+    "credentials",
+    "signatures",
+    "group_commit",
+    "storage",
+    "audit",
+    "settings",
+    "keys",
+    "rate_limits",
+    "revocation",
+    "client_documents",
+    "clients",
+    "access_tokens",
+    "refresh_tokens",
+    "client_authentication",
+    "admission",
+    "issuing",
+    "responses",
+    "services",
+    "revoking",
+    "bearer",
+    "grants",
+    "endpoints",
+    "openapi",
+)

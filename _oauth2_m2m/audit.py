@@ -1,0 +1,136 @@
+"""The audit log: what happened, to whom, from where. The collection `audit_logs`.
+
+A record is acknowledged before the answer that it speaks of leaves; a request whose record cannot
+be written fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from _oauth2_m2m.callers import Caller
+from _oauth2_m2m.credentials import is_made_here
+from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.storage import Document, Storage
+
+_LONGEST_CLIENT_ID = 128
+_LONGEST_REASON = 300
+
+
+class Event(StrEnum):
+    """What can be recorded, in the words of the collection."""
+
+    LOGIN_SUCCESS = "login_success"
+    LOGIN_FAILURE = "login_failure"
+    TOKEN_REFRESHED = "token_refreshed"
+    TOKEN_REVOKED = "token_revoked"
+    REFRESH_TOKEN_REUSE = "refresh_token_reuse"
+    REFRESH_TOKEN_INVALID = "refresh_token_invalid"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    TOKEN_INVALID = "token_invalid"
+    ACCESS_DENIED = "access_denied"
+    CLIENT_CREATED = "client_created"
+    CLIENT_UPDATED = "client_updated"
+    CLIENT_DISABLED = "client_disabled"
+    SECRET_ROTATED = "secret_rotated"
+    KEY_ROTATED = "key_rotated"
+    CONFIG_CHANGED = "config_changed"
+
+
+class AuditLog:
+    """Writes `audit_logs`; nobody reads it here."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._records = storage.collection("audit_logs")
+        self._insert = GroupCommit(self._records.insert)
+        self._count = GroupCommit(self._count_refusals)
+
+    async def prepare(self, retention: timedelta) -> None:
+        """Make the indexes; a changed retention is set on the one there is."""
+        await asyncio.gather(
+            self._records.ensure_index([("timestamp", 1)], lifetime=retention),
+            self._records.ensure_index([("client_id", 1), ("timestamp", 1)]),
+            self._records.ensure_index([("event_type", 1), ("timestamp", 1)]),
+        )
+
+    def record(
+        self,
+        event: Event,
+        now: datetime,
+        *,
+        caller: Caller | None = None,
+        client_id: str | None = None,
+        reason: str | None = None,
+        jti: str | None = None,
+    ) -> Awaitable[bool]:
+        """Write one record; durable once awaited.
+
+        Args:
+            event: what happened.
+            now: when.
+            caller: who asked over HTTP; `None` for the operator's own calls.
+            client_id: the client as it was presented, known or not.
+            reason: why, in words for the operator; never a secret.
+            jti: the access token that it is about.
+        """
+        return self._insert.ask(_document(event, now, caller, client_id, reason, jti))
+
+    async def refused(self, key: str, first: Document) -> None:
+        """Count one refusal over a limit: one record for a key and minute, however many.
+
+        Args:
+            key: the rate limit's key, minute included.
+            first: the record to write when this refusal is the first of its minute.
+        """
+        await self._count.ask((f"{Event.RATE_LIMIT_EXCEEDED}:{key}", first))
+
+    async def drain(self) -> None:
+        """Wait until everything recorded so far is written."""
+        await self._insert.drain()
+        await self._count.drain()
+
+    async def _count_refusals(self, refusals: Sequence[tuple[str, Document]]) -> Sequence[None]:
+        counts = Counter(key for key, _ in refusals)
+        firsts = dict(reversed(refusals))
+        await self._records.upsert([
+            ({"_id": key}, {"$inc": {"count": count}, "$setOnInsert": firsts[key]})
+            for key, count in counts.items()
+        ])  # fmt: skip
+        return [None] * len(refusals)
+
+
+def refusal_document(now: datetime, caller: Caller, client_id: str | None, limit: int) -> Document:
+    """The record of a minute's refusals, as its first refusal writes it."""
+    reason = f"more than {limit} requests in a minute"
+    return _document(Event.RATE_LIMIT_EXCEEDED, now, caller, client_id, reason, None)
+
+
+def _document(
+    event: Event,
+    now: datetime,
+    caller: Caller | None,
+    client_id: str | None,
+    reason: str | None,
+    jti: str | None,
+) -> Document:
+    return {
+        "event_type": event.value,
+        "client_id": _presentable(client_id),
+        "ip": caller and caller.ip,
+        "reason": reason and reason[:_LONGEST_REASON],
+        "timestamp": now,
+        "jti": jti,
+        "request_id": caller and caller.request_id,
+        "user_agent": caller and caller.user_agent,
+    }
+
+
+def _presentable(client_id: str | None) -> str | None:
+    """A presented id, bounded; people do paste their secret into the wrong field."""
+    if client_id is not None and is_made_here(client_id):
+        return f"{client_id[:5]}..."
+    return client_id and client_id[:_LONGEST_CLIENT_ID]

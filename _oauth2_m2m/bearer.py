@@ -1,0 +1,187 @@
+"""Protected routes: the dependency that turns a bearer token into an `AccessToken`. RFC 6750."""
+
+# No `from __future__ import annotations` here: FastAPI reads a guard's annotations as values.
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from fastapi import HTTPException, Request, Security
+from fastapi.openapi.models import OAuth2, OAuthFlowClientCredentials, OAuthFlows
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+from starlette.responses import Response
+
+from _oauth2_m2m.access_tokens import AccessToken, read_access_token
+from _oauth2_m2m.admission import Attempt, attempt_at_route
+from _oauth2_m2m.audit import Event
+from _oauth2_m2m.config import Settings
+from _oauth2_m2m.errors import (
+    InsufficientScope,
+    InvalidToken,
+    MissingToken,
+    OAuth2Error,
+    TemporarilyUnavailable,
+)
+from _oauth2_m2m.rate_limits import check_place, client_key
+from _oauth2_m2m.responses import caller_of, error_response
+from _oauth2_m2m.revocation import Question, epoch_mark, family_mark
+from _oauth2_m2m.scopes import is_scope_token
+from _oauth2_m2m.services import REQUEST_SECONDS, Services
+
+_CHECKED = "oauth2_m2m.checked"
+
+
+class Refused(HTTPException):
+    """A guard refuses a request; `cause` is the OAuth error that says why.
+
+    Without further ado it is answered as RFC 6750 section 3 asks. An app that wants another form
+    registers an exception handler for it.
+    """
+
+    def __init__(self, cause: OAuth2Error) -> None:
+        super().__init__(cause.status_code, cause.description, cause.headers())
+        self.cause = cause
+
+
+class AccessTokenGuard(SecurityBase):
+    """The dependency `Security(m2m.access_token, scopes=[...])`.
+
+    Args:
+        services: the rooms that the checks need.
+        scopes: the scopes to offer in the OpenAPI document, with what each allows.
+    """
+
+    def __init__(self, services: Services, scopes: Mapping[str, str]) -> None:
+        self._services = services
+        self.scheme_name = "oauth2_m2m"
+        flow = OAuthFlowClientCredentials(tokenUrl="token", scopes=dict(scopes))
+        self.model = OAuth2(flows=OAuthFlows(clientCredentials=flow))
+
+    async def __call__(self, request: Request, security_scopes: SecurityScopes) -> AccessToken:
+        """Check the request's token, consult the database, and compare the scopes.
+
+        Raises:
+            Refused: 401, 403, 429 or 503.
+        """
+        wanted = security_scopes.scopes
+
+        def cover(token: AccessToken) -> None:
+            if not token.scopes.issuperset(wanted):
+                raise InsufficientScope(" ".join(wanted))
+
+        return await self._guarded(request, cover)
+
+    def requires(
+        self, *scopes: str, role: str | None = None
+    ) -> Callable[..., Awaitable[AccessToken]]:
+        """A dependency for `Depends`: all of these scopes and, if named, this role.
+
+        Raises:
+            ValueError: a scope or the role is no single word.
+        """
+        for word in (*scopes, *([role] if role else [])):
+            if not is_scope_token(word):
+                raise ValueError(f"{word!r} is no scope or role: use one word without quotes")
+
+        def hold(token: AccessToken) -> None:
+            if role not in token.roles:
+                raise InsufficientScope(" ".join(scopes), role)
+
+        async def guard(
+            request: Request, token: AccessToken = Security(self, scopes=list(scopes))
+        ) -> AccessToken:
+            return token if role is None else await self._guarded(request, hold)
+
+        return guard
+
+    async def _guarded(self, request: Request, rule: Callable[[AccessToken], None]) -> AccessToken:
+        """Check the token, apply the rule to it, and settle whatever is refused."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                settings = await self._services.ready()
+                attempt = attempt_at_route(caller_of(request), settings)
+                async with self._services.admission.settling(attempt):
+                    token = await self._checked(request, attempt, settings)
+                    rule(token)
+                    return token
+        except OAuth2Error as error:
+            cause = error
+        except TimeoutError:
+            cause = TemporarilyUnavailable(detail="the database was too slow")
+        _answer_in_full(request)
+        raise Refused(cause)
+
+    async def _checked(self, request: Request, attempt: Attempt, settings: Settings) -> AccessToken:
+        """The request's token, checked and charged once, however many guards a route has."""
+        known = request.scope.get(_CHECKED)
+        if known is not None and known[0] is self:
+            token: AccessToken = known[1]
+        else:
+            token = await self._check(_bearer_token(request), attempt, settings)
+            request.scope[_CHECKED] = (self, token)
+        # From here on a refusal is one of permission, not of authentication.
+        attempt.event, attempt.authenticated = Event.ACCESS_DENIED, True
+        attempt.client_id, attempt.jti = token.client_id, token.jti
+        return token
+
+    async def _check(self, text: str, attempt: Attempt, settings: Settings) -> AccessToken:
+        services, now = self._services, attempt.now
+        keys = services.keys.ring(settings)
+        token = read_access_token(text, settings=settings, keys=keys, now=now)
+        attempt.client_id, attempt.jti = token.client_id, token.jti
+        # Both questions go out together: whether it is revoked, and its place in the budget.
+        revoked = services.revocation.is_revoked(_marks(token, text, settings))
+        client = await services.clients.remembered(token.client_id)
+        if client is None:
+            raise InvalidToken(detail="the client is disabled or removed")
+        key, limit = (
+            client_key(token.client_id, attempt.caller.network, now),
+            client.limit(settings),
+        )
+        place = services.limits.take(key, now) if limit else None
+        if await revoked:
+            raise InvalidToken(detail="revoked")
+        if place is not None:
+            check_place(await place, limit, key, now, token.client_id)
+        return token
+
+
+def _bearer_token(request: Request) -> str:
+    """The token of the header `Authorization: Bearer`, the one place that is read.
+
+    Raises:
+        MissingToken: there is none. RFC 6750 section 3.1.
+        InvalidToken: the header is repeated.
+    """
+    headers = request.headers.getlist("authorization")
+    if len(headers) > 1:
+        raise InvalidToken(detail="the header Authorization is repeated")
+    scheme, _, token = (headers[0] if headers else "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise MissingToken
+    return token.strip(" ")
+
+
+def _marks(token: AccessToken, text: str, settings: Settings) -> Question:
+    marks = [token.jti, epoch_mark(token.client_id, token.epoch)]
+    if token.family_id is not None:
+        marks.append(family_mark(token.family_id))
+    return Question(tuple(marks), text, settings.revocation_read_concern == "linearizable")
+
+
+def _answer_in_full(request: Request) -> None:
+    """Have the refusal answered with `error` and `error_description` beside FastAPI's `detail`.
+
+    A dependency cannot register an exception handler before the app has started, so the one for
+    `Refused` joins the app's handlers at the first refusal; one that the app registered stays.
+    Where Starlette keeps none, FastAPI's own answer has the same status, headers and `detail`.
+    """
+    handlers: tuple[dict[Any, Any], ...] = request.scope.get("starlette.exception_handlers", ())
+    if handlers:
+        handlers[0].setdefault(Refused, _answer)
+
+
+async def _answer(request: Request, refused: Exception) -> Response:
+    assert isinstance(refused, Refused)  # noqa: S101
+    return error_response(refused.cause)

@@ -1,0 +1,74 @@
+"""Who is on the other end of a request: its address and what identifies it in the audit log."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+#: A request id from outside is kept only when it cannot disturb a log line.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_USER_AGENT_LENGTH = 200
+_UNKNOWN_ADDRESS = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The other end of one request.
+
+    Attributes:
+        ip: its address in canonical spelling, or `unknown` (a Unix socket has none).
+        network: what its limits are counted on: the address, for IPv6 its /64.
+        request_id: the caller's `X-Request-ID` when it is harmless, else a random one.
+        user_agent: the first 200 characters of `User-Agent` without control characters.
+    """
+
+    ip: str
+    network: str
+    request_id: str
+    user_agent: str | None
+
+
+def caller_from(host: str | None, headers: Mapping[str, str]) -> Caller:
+    """Describe the caller of a request.
+
+    Args:
+        host: the peer's address as the server gives it. Forwarded headers are the server's
+            business (`--forwarded-allow-ips`), never ours: only it knows which proxy to trust.
+        headers: the request's headers; names are looked up in lower case.
+    """
+    ip, network = addresses(host)
+    request_id = headers.get("x-request-id", "")
+    return Caller(
+        ip=ip,
+        network=network,
+        request_id=request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
+        user_agent=_printable(headers.get("user-agent")),
+    )
+
+
+def addresses(host: str | None) -> tuple[str, str]:
+    """The canonical spelling of an address, and the network that its limits are counted on.
+
+    A home or a data centre gets a whole IPv6 /64, so a single address there is no bound at all.
+    What is no address (a forwarded header may hold anything) counts as one unknown caller.
+    """
+    try:
+        address = ip_address(host or "")
+    except ValueError:
+        return _UNKNOWN_ADDRESS, _UNKNOWN_ADDRESS
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped), str(address.ipv4_mapped)
+        # A zone such as %eth0 names an interface of this machine, not the caller.
+        address = IPv6Address(int(address))
+        return str(address), str(ip_network((int(address), 64), strict=False).network_address)
+    return str(address), str(address)
+
+
+def _printable(user_agent: str | None) -> str | None:
+    if user_agent is None:
+        return None
+    return "".join(c for c in user_agent[:_USER_AGENT_LENGTH] if c.isprintable())

@@ -1,0 +1,312 @@
+"""The machines that may ask for tokens. The collection `clients`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from _oauth2_m2m.audit import AuditLog, Event
+from _oauth2_m2m.client_documents import MOST_SECRETS, Client, RegisteredClient, client_from
+from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME
+from _oauth2_m2m.credentials import (
+    LONGEST_SECRET,
+    SecretChecker,
+    fingerprint,
+    is_digest,
+    make_client_secret,
+    make_id,
+)
+from _oauth2_m2m.errors import ClientExists, ClientNotFound
+from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.revocation import Revocation, epoch_mark
+from _oauth2_m2m.storage import Document, Storage, as_utc
+
+LARGEST_PAGE = 1000
+
+#: A client that was disabled by hand is refused within 30 s; the rest is for the reading itself.
+_REMEMBERED_SECONDS = 25.0
+_MOST_REMEMBERED = 10_000
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._-][A-Za-z0-9._~-]{0,127}", re.ASCII)
+
+
+class Clients:
+    """Reads and writes `clients`; what an operator does here is audited."""
+
+    def __init__(
+        self, storage: Storage, audit: AuditLog, revocation: Revocation, checker: SecretChecker
+    ) -> None:
+        self._clients = storage.collection("clients")
+        self._audit = audit
+        self._revocation = revocation
+        self._checker = checker
+        self._find = GroupCommit(self._find_all)
+        self._remembered: OrderedDict[str, tuple[float, Client]] = OrderedDict()
+
+    async def prepare(self) -> None:
+        """Make the index."""
+        await self._clients.ensure_index([("client_id", 1)], unique=True)
+
+    async def register(
+        self,
+        client_id: str | None = None,
+        *,
+        scopes: Collection[str],
+        role: str = "user",
+        client_secret: str | None = None,
+        name: str | None = None,
+        access_token_expire_minutes: int | None = None,
+        max_requests_per_minute: int | None = None,
+        allowed_networks: Sequence[str] = (),
+        grant_types: Collection[str] | None = None,
+        issue_refresh_tokens: bool | None = None,
+    ) -> RegisteredClient:
+        """Register a client.
+
+        Args:
+            client_id: 1 to 128 of `A-Z a-z 0-9 . _ ~ -`; made when there is none.
+            scopes: the scope names that it may ask for.
+            role: the role that its tokens carry.
+            client_secret: its secret; best left out, so that one with 256 random bits is made.
+            name: what people call it.
+            access_token_expire_minutes: the lifetime of its access tokens; else the setting's.
+            max_requests_per_minute: its own limit, 0 for none; else the setting's.
+            allowed_networks: where it may authenticate from, such as `10.0.0.0/8`; else anywhere.
+            grant_types: the grants that it may use, such as `client_credentials`; else all.
+            issue_refresh_tokens: whether it gets refresh tokens; else as the setting says.
+
+        Returns:
+            The client and its secret. The secret cannot be shown again.
+
+        Raises:
+            ClientExists: the id is taken.
+            ValueError: an argument cannot be stored; the message says which.
+        """
+        secret = make_client_secret() if client_secret is None else client_secret
+        _check_secret(secret)
+        document: Document = {
+            "client_id": _check_id(make_id() if client_id is None else client_id),
+            "client_secret": await self._checker.digest(secret),
+            "scopes": sorted(scopes),
+            "role": role,
+            "name": name,
+            "access_token_expire_minutes": access_token_expire_minutes,
+            "max_requests_per_minute": max_requests_per_minute,
+            "allowed_networks": list(allowed_networks) or None,
+            "grant_types": sorted(grant_types) if grant_types is not None else None,
+            "issue_refresh_tokens": issue_refresh_tokens,
+            "created_at": _now(),
+            "epoch": make_id(8),
+        }
+        document = {name: value for name, value in document.items() if value is not None}
+        client = client_from(document)
+        if not await self._clients.insert_one(document):
+            raise ClientExists(f"a client {client.client_id!r} is registered already")
+        await self._record(Event.CLIENT_CREATED, client.client_id)
+        return RegisteredClient(client, secret)
+
+    async def rotate_secret(
+        self, client_id: str, *, overlap: timedelta = timedelta(0)
+    ) -> RegisteredClient:
+        """Give a client a new secret.
+
+        Args:
+            client_id: whose.
+            overlap: how long the old secret goes on working beside the new one. Without an
+                overlap it stops at once, and the tokens that were had with it with it.
+
+        Returns:
+            The client and its new secret. The secret cannot be shown again.
+
+        Raises:
+            ClientNotFound: there is no such client.
+            ValueError: the overlap is negative, or the client has too many secrets already.
+        """
+        if overlap < timedelta(0):
+            raise ValueError("overlap must not be negative")
+        secret, now = make_client_secret(), _now()
+        client = await self._existing(client_id)
+        update: dict[str, Any] = {"client_secret": fingerprint(secret), "secrets": []}
+        if overlap:
+            update["secrets"] = await self._kept_secrets(client_id, now, now + overlap)
+        else:
+            update["epoch"] = await self._end_epoch(client, now)
+        await self._update(client, update)
+        await self._record(Event.SECRET_ROTATED, client_id)
+        return RegisteredClient(await self._existing(client_id), secret)
+
+    async def disable(self, client_id: str) -> Client:
+        """Stop a client at once: no new tokens, and its live ones are refused everywhere.
+
+        Raises:
+            ClientNotFound: there is no such client.
+        """
+        client = await self._existing(client_id)
+        epoch = await self._end_epoch(client, _now())
+        await self._update(client, {"disabled": True, "epoch": epoch})
+        await self._record(Event.CLIENT_DISABLED, client_id)
+        return await self._existing(client_id)
+
+    async def enable(self, client_id: str) -> Client:
+        """Let a disabled client work again, with new tokens.
+
+        Raises:
+            ClientNotFound: there is no such client.
+        """
+        await self._update(await self._existing(client_id), {"disabled": False})
+        await self._record(Event.CLIENT_UPDATED, client_id, "enabled")
+        return await self._existing(client_id)
+
+    async def remove(self, client_id: str) -> None:
+        """Forget a client; its live tokens are refused everywhere at once.
+
+        Raises:
+            ClientNotFound: there is no such client.
+        """
+        await self._end_epoch(await self._existing(client_id), _now())
+        if await self._clients.remove({"client_id": client_id}) is None:
+            raise ClientNotFound(_no_client(client_id))
+        self._remembered.pop(client_id, None)
+        await self._record(Event.CLIENT_DISABLED, client_id, "removed")
+
+    async def revoke_tokens(self, client_id: str) -> None:
+        """Revoke every live token of a client, refresh tokens included; it goes on working.
+
+        Raises:
+            ClientNotFound: there is no such client.
+        """
+        client = await self._existing(client_id)
+        await self._update(client, {"epoch": await self._end_epoch(client, _now())})
+        await self._record(Event.TOKEN_REVOKED, client_id, "all tokens of the client")
+
+    async def get(self, client_id: str) -> Client:
+        """One client.
+
+        Raises:
+            ClientNotFound: there is no such client.
+        """
+        return await self._existing(client_id)
+
+    async def list(self, *, after: str = "", limit: int = 100) -> list[Client]:
+        """Clients in the order of their ids, a page at a time.
+
+        Args:
+            after: the last id of the page before.
+            limit: how many at the most, from 1 to 1,000.
+
+        Raises:
+            ValueError: the limit is out of range, or a document typed by hand is malformed.
+        """
+        if not 1 <= limit <= LARGEST_PAGE:
+            raise ValueError(f"limit must be from 1 to {LARGEST_PAGE}")
+        query = {"client_id": {"$gt": after}}
+        return [client_from(d) for d in await self._clients.page(query, "client_id", limit)]
+
+    def find(self, client_id: str) -> Awaitable[Document | None]:
+        """A client's document as it stands in the database after this call."""
+        return self._find.ask(client_id)
+
+    async def remembered(self, client_id: str) -> Client | None:
+        """A client that may use its live tokens, as it stood at most 30 s ago.
+
+        Only good news is remembered: a client that was enabled again works at once.
+        """
+        known = self._remembered.get(client_id)
+        if known is not None and time.monotonic() - known[0] < _REMEMBERED_SECONDS:
+            return known[1]
+        document = await self.find(client_id)
+        try:
+            client = client_from(document) if document else None
+        except ValueError:
+            client = None
+        if client is None or client.disabled:
+            self._remembered.pop(client_id, None)
+            return None
+        self._remembered[client_id] = (time.monotonic(), client)
+        while len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return client
+
+    async def store_digest(self, client_id: str, plain: str, digest: str) -> None:
+        """Replace a secret that an operator typed by its digest, wherever it stands."""
+        await asyncio.gather(
+            self._clients.change(
+                {"client_id": client_id, "client_secret": plain},
+                {"$set": {"client_secret": digest}},
+            ),
+            self._clients.change(
+                {"client_id": client_id, "secrets.secret": plain},
+                {"$set": {"secrets.$.secret": digest}},
+            ),
+        )
+
+    async def _find_all(self, client_ids: Sequence[str]) -> Sequence[Document | None]:
+        found = await self._clients.find({"client_id": {"$in": list(set(client_ids))}})
+        documents = {document["client_id"]: document for document in found}
+        return [documents.get(client_id) for client_id in client_ids]
+
+    async def _existing(self, client_id: str) -> Client:
+        document = await self._clients.find_one({"client_id": client_id})
+        if document is None:
+            raise ClientNotFound(_no_client(client_id))
+        return client_from(document)
+
+    async def _end_epoch(self, client: Client, now: datetime) -> str:
+        """Revoke a client's live tokens and name its next epoch.
+
+        The mark comes first: if we die before the document is changed, the tokens are dead all
+        the same, and doing it again mends the rest.
+        """
+        expires_at = now + LONGEST_ACCESS_TOKEN_LIFETIME
+        await self._revocation.revoke(epoch_mark(client.client_id, client.epoch), now, expires_at)
+        return make_id(8)
+
+    async def _update(self, client: Client, update: Mapping[str, Any]) -> None:
+        query: Document = {"client_id": client.client_id, "epoch": client.epoch or None}
+        changed = await self._clients.change(query, {"$set": dict(update)}, fields=["_id"])
+        if changed is None:
+            raise ClientNotFound(f"{_no_client(client.client_id)}, or it was changed meanwhile")
+        self._remembered.pop(client.client_id, None)
+
+    async def _kept_secrets(
+        self, client_id: str, now: datetime, until: datetime
+    ) -> Sequence[Document]:
+        """The live secrets as they shall stand beside a new one, none of them beyond `until`."""
+        document = await self._clients.find_one({"client_id": client_id}) or {}
+        old = {"id": make_id(8), "secret": document.get("client_secret"), "expires_at": until}
+        kept = [old] if old["secret"] else []
+        for other in document.get("secrets") or []:
+            expires_at = as_utc(other.get("expires_at")) or until
+            if expires_at > now:
+                kept.append({**other, "expires_at": min(expires_at, until)})
+        if len(kept) >= MOST_SECRETS:
+            raise ValueError(f"the client has {MOST_SECRETS} live secrets already")
+        return kept
+
+    async def _record(self, event: Event, client_id: str, reason: str | None = None) -> None:
+        await self._audit.record(event, _now(), client_id=client_id, reason=reason)
+
+
+def _check_id(client_id: str) -> str:
+    if _CLIENT_ID.fullmatch(client_id) is None:
+        raise ValueError("client_id must be 1 to 128 of A-Z a-z 0-9 . _ ~ - (not ~ first)")
+    return client_id
+
+
+def _check_secret(secret: str) -> None:
+    if not secret or len(secret) > LONGEST_SECRET or is_digest(secret):
+        raise ValueError(
+            f"client_secret must be 1 to {LONGEST_SECRET} characters, not a stored digest"
+        )
+
+
+def _no_client(client_id: str) -> str:
+    return f"no client {client_id!r} is registered"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,251 @@
+"""The config document as operators write it, checked once into frozen `Settings`.
+
+Plain functions of values: the room `settings` reads the database.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from _oauth2_m2m.errors import ConfigurationError
+
+T = TypeVar("T")
+
+#: The document's `_id` in the collection `config`.
+CONFIG_ID = "jwt_config"
+
+#: RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash.
+SHORTEST_HS256_KEY_BYTES = 32
+#: Keys that stand in documentation: everybody knows them.
+SAMPLE_KEYS = frozenset({
+    "replace-this-with-32-or-more-random-bytes",
+    "your-secret-key",
+    "your-256-bit-secret",
+})  # fmt: skip
+
+_DEVELOPMENT_ISSUER = "http://localhost:8000"
+#: Marks that end a client's tokens live this long, whatever the settings said at their issue.
+LONGEST_ACCESS_TOKEN_LIFETIME = timedelta(hours=24)
+_LONGEST_LIFETIME_MINUTES = LONGEST_ACCESS_TOKEN_LIFETIME // timedelta(minutes=1)
+_LONGEST_DAYS = 3650
+_MOST_REQUESTS = 1_000_000_000
+_LONGEST_GRACE_SECONDS = 3600
+_MOST_PREVIOUS_KEYS = 10
+
+
+class Environment(StrEnum):
+    """Where the service runs: in production a weak setting stops the start."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The configuration, checked. The names are those of the config document in lower case."""
+
+    algorithm: str
+    issuer: str
+    audience: str
+    access_token_lifetime: timedelta
+    refresh_token_lifetime: timedelta
+    #: How long the same client may repeat a lost refresh and get the same successor. 0 is off.
+    refresh_grace: timedelta
+    refresh_requires_client_auth: bool
+    #: RFC 6749 section 4.4.3 advises against refresh tokens for client credentials.
+    issue_refresh_tokens: bool
+    #: Per client and address; 0 switches limits off.
+    max_requests_per_minute: int
+    audit_retention: timedelta
+    #: How far the clocks of other hosts may disagree with ours when a token is judged.
+    leeway: timedelta
+    #: `majority`, or `linearizable`: no stale answer even from a primary that was cut off.
+    revocation_read_concern: str
+    #: Key material; never shown by `repr`.
+    secret_key: Secret
+    previous_secret_keys: tuple[Secret, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Text that must not end up in a log: `str` and `repr` hide it."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret('...')"
+
+    __str__ = __repr__
+
+
+def new_config() -> dict[str, Any]:
+    """A config document for a database that has none, with a random 256-bit key."""
+    return {
+        "SECRET_KEY": new_secret_key(),
+        "ALGORITHM": "HS256",
+        "ACCESS_TOKEN_EXPIRE_MINUTES": 15,
+        "MAX_REQUESTS_PER_MINUTE": 60,
+    }
+
+
+def new_secret_key() -> str:
+    """256 random bits as text, for HS256."""
+    return secrets.token_urlsafe(32)
+
+
+def environment_from(value: str | None) -> Environment:
+    """Read the variable `ENVIRONMENT`; unset means development.
+
+    Raises:
+        ConfigurationError: it is neither `development` nor `production`.
+    """
+    try:
+        return Environment((value or Environment.DEVELOPMENT).strip().lower())
+    except ValueError:
+        raise ConfigurationError(
+            f"ENVIRONMENT is {value!r}: set it to development or production"
+        ) from None
+
+
+def settings_from(document: Mapping[str, Any]) -> Settings:
+    """Check a config document as it lies in MongoDB.
+
+    Unknown fields are left alone, so that a newer version's document does not stop an older one.
+
+    Raises:
+        ConfigurationError: a field is missing, of the wrong type or out of range; the message
+            names it.
+    """
+    field = _Fields(document)
+    issuer = field.read("ISSUER", _issuer, _DEVELOPMENT_ISSUER)
+    return Settings(
+        algorithm=field.read("ALGORITHM", _algorithm, "HS256"),
+        issuer=issuer,
+        audience=field.read("AUDIENCE", _text, issuer),
+        access_token_lifetime=timedelta(
+            minutes=field.read(
+                "ACCESS_TOKEN_EXPIRE_MINUTES", _number(1, _LONGEST_LIFETIME_MINUTES), 15
+            )
+        ),
+        refresh_token_lifetime=timedelta(
+            days=field.read("REFRESH_TOKEN_EXPIRE_DAYS", _number(1, _LONGEST_DAYS), 30)
+        ),
+        refresh_grace=timedelta(
+            seconds=field.read("REFRESH_GRACE_SECONDS", _number(0, _LONGEST_GRACE_SECONDS), 0)
+        ),
+        refresh_requires_client_auth=field.read("REFRESH_REQUIRES_CLIENT_AUTH", _boolean, False),
+        issue_refresh_tokens=field.read("ISSUE_REFRESH_TOKENS", _boolean, True),
+        max_requests_per_minute=field.read(
+            "MAX_REQUESTS_PER_MINUTE", _number(0, _MOST_REQUESTS), 60
+        ),
+        audit_retention=timedelta(
+            days=field.read("AUDIT_RETENTION_DAYS", _number(1, _LONGEST_DAYS), 90)
+        ),
+        leeway=timedelta(seconds=field.read("LEEWAY_SECONDS", _number(0, 300), 0)),
+        revocation_read_concern=field.read(
+            "REVOCATION_READ_CONCERN", _one_of("majority", "linearizable"), "majority"
+        ),
+        secret_key=field.read("SECRET_KEY", _secret, None),
+        previous_secret_keys=field.read("PREVIOUS_SECRET_KEYS", _secrets, ()),
+    )
+
+
+def weaknesses(settings: Settings) -> list[str]:
+    """What is unsafe about these settings, one line each, saying what to do.
+
+    In production each stops the start; in development each is a warning.
+    """
+    found = []
+    for secret in (settings.secret_key, *settings.previous_secret_keys):
+        if secret.value in SAMPLE_KEYS:
+            found.append("SECRET_KEY is the sample from the documentation: use 32 random bytes")
+        elif len(secret.value.encode()) < SHORTEST_HS256_KEY_BYTES:
+            found.append(
+                f"SECRET_KEY is shorter than {SHORTEST_HS256_KEY_BYTES} bytes: "
+                "use 32 random bytes (python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+            )
+    if urlsplit(settings.issuer).scheme != "https":
+        found.append(f"ISSUER is {settings.issuer}: set it to the https address of this service")
+    return found
+
+
+class _Fields:
+    """Reads one field after another, so that every mistake is told with the field's name."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._document = document
+
+    def read(self, name: str, check: Callable[[Any], T], default: T | None) -> T:
+        value = self._document.get(name)
+        try:
+            if value is not None:
+                return check(value)
+            if default is not None:
+                return default
+            raise ValueError("is missing")
+        except ValueError as mistake:
+            raise ConfigurationError(
+                f"config.{CONFIG_ID}.{name} {mistake}: mend it in the collection config"
+            ) from None
+
+
+def _number(smallest: int, largest: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        # Older shells write every number as a double; a boolean is an int to Python, not to us.
+        if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("must be a whole number")
+        if not smallest <= value <= largest:
+            raise ValueError(f"must be from {smallest} to {largest}")
+        return int(value)  # an Int64 of BSON becomes a plain int
+
+    return check
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be a text that is not empty")
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return str(value)
+
+    return check
+
+
+_algorithm = _one_of("HS256")
+
+
+def _issuer(value: Any) -> str:
+    url = urlsplit(_text(value))
+    if url.scheme not in {"http", "https"} or not url.netloc or url.query or url.fragment:
+        raise ValueError("must be an http(s) URL without query and fragment (RFC 8414 section 2)")
+    return str(value)
+
+
+def _secret(value: Any) -> Secret:
+    return Secret(_text(value))
+
+
+def _secrets(value: Any) -> tuple[Secret, ...]:
+    if not isinstance(value, list) or len(value) > _MOST_PREVIOUS_KEYS:
+        raise ValueError(f"must be a list of at most {_MOST_PREVIOUS_KEYS} keys")
+    return tuple(_secret(item) for item in value)

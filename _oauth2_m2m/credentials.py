@@ -1,0 +1,218 @@
+"""Client secrets and opaque tokens: make, fingerprint, compare.
+
+What this software makes carries 256 random bits, so SHA-256 is enough to store it: there is
+nothing to guess. What people type is short, so it is stored under scrypt, and the one slow
+computation runs off the event loop, in a small pool of its own.
+
+Which of the two is computed depends on the *presented* text alone (has it the shape of a made
+secret?), never on the client, so the time of a refusal tells nothing about who exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from zlib import crc32
+
+from _oauth2_m2m.errors import TemporarilyUnavailable
+
+CLIENT_SECRET_PREFIX = "m2ms_"
+REFRESH_TOKEN_PREFIX = "m2mr_"
+LONGEST_SECRET = 1024
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_RANDOM_CHARACTERS = 43  # 62 ** 43 > 2 ** 256
+_CHECKSUM_CHARACTERS = 6  # 62 ** 6 > 2 ** 32
+_MADE = re.compile(
+    rf"m2m[a-z]_[0-9A-Za-z]{{{_RANDOM_CHARACTERS + _CHECKSUM_CHARACTERS}}}", re.ASCII
+)
+_DIGEST = re.compile(r"sha256\$[0-9a-f]{64}|scrypt\$.*", re.ASCII | re.DOTALL)
+
+# OWASP's password storage recommendation for scrypt: 16 MiB, five passes.
+_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 5
+_SCRYPT_MEMORY = 64 * 1024 * 1024
+_SALT_BYTES = 16
+
+_SLOW_HASHES_AT_ONCE = 2
+_SLOW_HASHES_WAITING = 64
+_REMEMBERED_SECONDS = 300
+_MOST_REMEMBERED = 1024
+
+
+def make_client_secret() -> str:
+    """A new client secret: `m2ms_`, 256 random bits in base62, a checksum for leak scanners."""
+    return _make(CLIENT_SECRET_PREFIX)
+
+
+def make_refresh_token() -> str:
+    """A new refresh token, `m2mr_` and the same."""
+    return _make(REFRESH_TOKEN_PREFIX)
+
+
+def make_id(length: int = 22) -> str:
+    """A random id in base62; 22 characters hold 131 bits."""
+    return "".join(secrets.choice(_BASE62) for _ in range(length))
+
+
+def is_made_here(text: str) -> bool:
+    """Whether the text has the shape of a secret or token that this software makes."""
+    if _MADE.fullmatch(text) is None:
+        return False
+    body = text[:-_CHECKSUM_CHARACTERS]
+    return text[-_CHECKSUM_CHARACTERS:] == _checksum(body)
+
+
+def fingerprint(text: str) -> str:
+    """The digest under which a made secret or token is stored: `sha256$` and 64 hex digits."""
+    return "sha256$" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_digest(text: str) -> bool:
+    """Whether the text is shaped like a stored digest.
+
+    Such a text is never accepted from outside: whoever could read the database would otherwise
+    hold every credential in it.
+    """
+    return _DIGEST.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The outcome of comparing a presented secret with the stored ones.
+
+    Attributes:
+        stored: the stored value that matched, or `None`.
+        digest: the digest to store in its place when it was plain text.
+    """
+
+    stored: str | None
+    digest: str | None = None
+
+
+class SecretChecker:
+    """Compares presented secrets with stored ones, in a time that depends on neither.
+
+    Remembers for five minutes that a slow comparison held, under a key that only this process
+    has. The stored value is part of what is remembered, so any change of it forgets.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(
+            _SLOW_HASHES_AT_ONCE, thread_name_prefix="oauth2-m2m-scrypt"
+        )
+        self._waiting = 0
+        self._key = secrets.token_bytes(32)
+        self._remembered: OrderedDict[bytes, float] = OrderedDict()
+
+    async def digest(self, secret: str) -> str:
+        """The digest to store for a secret, whoever made it."""
+        if is_made_here(secret):
+            return fingerprint(secret)
+        return _scrypt_text(salt := _new_salt(), await self._scrypt(secret, salt))
+
+    async def match(self, presented: str, stored: Iterable[str]) -> Match:
+        """Find the stored value that the presented secret belongs to.
+
+        Args:
+            presented: what the caller sent.
+            stored: what the database holds: digests, or the plain text that an operator typed.
+        """
+        candidates = list(stored)
+        if is_made_here(presented):
+            digest = fingerprint(presented)
+            return _first(candidates, digest, presented)
+        for value in candidates:
+            if value.startswith("scrypt$") and self._is_remembered(presented, value):
+                return Match(value)
+        salt = next(filter(None, map(_salt_of, candidates)), None) or _new_salt()
+        digest = _scrypt_text(salt, await self._scrypt(presented, salt))
+        found = _first(candidates, digest, presented)
+        if found.stored is not None:
+            self._remember(presented, found.digest or found.stored)
+        return found
+
+    async def _scrypt(self, secret: str, salt: bytes) -> bytes:
+        if self._waiting >= _SLOW_HASHES_WAITING:
+            raise TemporarilyUnavailable(detail="too many slow secrets at once")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, _scrypt, secret.encode(), salt)
+        finally:
+            self._waiting -= 1
+
+    def _is_remembered(self, presented: str, stored: str) -> bool:
+        return self._remembered.get(self._tag(presented, stored), 0.0) > time.monotonic()
+
+    def _remember(self, presented: str, stored: str) -> None:
+        self._remembered[self._tag(presented, stored)] = time.monotonic() + _REMEMBERED_SECONDS
+        while len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def _tag(self, presented: str, stored: str) -> bytes:
+        return hmac.digest(self._key, f"{stored}\0{presented}".encode(), "sha256")
+
+
+def _make(prefix: str) -> str:
+    body = prefix + make_id(_RANDOM_CHARACTERS)
+    return body + _checksum(body)
+
+
+def _checksum(body: str) -> str:
+    rest, digits = crc32(body.encode()), ""
+    for _ in range(_CHECKSUM_CHARACTERS):
+        rest, digit = divmod(rest, 62)
+        digits = _BASE62[digit] + digits
+    return digits
+
+
+def _first(candidates: list[str], digest: str, presented: str) -> Match:
+    """Compare with every candidate, so that the time does not tell which one matched."""
+    found = Match(None)
+    for stored in candidates:
+        if is_digest(stored):
+            if hmac.compare_digest(stored, digest):
+                found = Match(stored)
+        elif hmac.compare_digest(stored.encode(), presented.encode()):
+            found = Match(stored, digest)
+    return found
+
+
+def _scrypt(secret: bytes, salt: bytes) -> bytes:
+    return hashlib.scrypt(
+        secret, salt=salt, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P, maxmem=_SCRYPT_MEMORY, dklen=32
+    )
+
+
+def _new_salt() -> bytes:
+    return secrets.token_bytes(_SALT_BYTES)
+
+
+def _scrypt_text(salt: bytes, key: bytes) -> str:
+    parameters = f"{_SCRYPT_N},{_SCRYPT_R},{_SCRYPT_P}"
+    return "$".join(("scrypt", parameters, _b64(salt), _b64(key)))
+
+
+def _salt_of(stored: str) -> bytes | None:
+    """The salt of a scrypt digest; one salt serves all of a client's secrets."""
+    parts = stored.split("$")
+    if parts[0] != "scrypt" or len(parts) != 4:
+        return None
+    try:
+        return base64.b64decode(parts[2], validate=True)
+    except binascii.Error:
+        return None
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

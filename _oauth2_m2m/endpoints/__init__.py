@@ -1,0 +1,26 @@
+"""The endpoints, one file each, and the router that gathers them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from starlette.types import Lifespan
+
+from _oauth2_m2m.endpoints import health, refresh, revoke, token
+from _oauth2_m2m.endpoints.route import OAuthRoute, never_redirect
+from _oauth2_m2m.services import Services
+
+_ENDPOINTS = (token, refresh, revoke, health)
+
+
+def endpoint_router(services: Services, lifespan: Lifespan[FastAPI]) -> APIRouter:
+    """Every endpoint of the server, to be included in an app.
+
+    Args:
+        services: the rooms.
+        lifespan: what an app that includes the router runs at its start and end.
+    """
+    router = APIRouter(route_class=OAuthRoute, tags=["oauth2"], lifespan=lifespan)
+    for endpoint in _ENDPOINTS:
+        endpoint.add_to(router, services)
+    never_redirect(router)
+    return router

@@ -1,0 +1,51 @@
+"""The way in that endpoints for authenticated clients share. RFC 6749 section 2.3."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from _oauth2_m2m.admission import Attempt
+from _oauth2_m2m.client_authentication import Presented, present_plain, present_standard
+from _oauth2_m2m.client_documents import Client
+from _oauth2_m2m.config import Settings
+from _oauth2_m2m.forms import Form
+from _oauth2_m2m.services import Services
+
+
+async def authenticated_client(
+    services: Services,
+    request: Request,
+    attempt: Attempt,
+    settings: Settings,
+    form: Form,
+    *,
+    plain: bool = False,
+) -> Client:
+    """The client that a request comes from, proved and charged.
+
+    Args:
+        services: the rooms.
+        request: the request, for its headers.
+        attempt: the same request, for its limits.
+        settings: the settings of this moment.
+        form: its parameters.
+        plain: whether it speaks the plain dialect.
+
+    Raises:
+        InvalidClient, InvalidRequest, Unprocessable: it is not proved.
+        RateLimitExceeded: too many failures, or the client's budget is used up.
+    """
+    presented = _presented(request, form, plain)
+    attempt.presents(presented.client_id, presented.client_id)
+    document = services.clients.find(presented.client_id)  # on its way while failures are counted
+    await services.admission.check_failures(attempt)
+    client = await services.authentication.authenticate(
+        presented, await document, attempt.caller.ip, attempt.now
+    )
+    await services.admission.charge(attempt, client, settings)
+    return client
+
+
+def _presented(request: Request, form: Form, plain: bool) -> Presented:
+    authorization = request.headers.getlist("authorization")
+    return (present_plain if plain else present_standard)(form, authorization)

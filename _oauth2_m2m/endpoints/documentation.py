@@ -1,0 +1,141 @@
+"""What the OpenAPI document says of the endpoints.
+
+They read their bodies themselves, so FastAPI cannot know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+Operation = dict[str, Any]
+
+
+class TokenResponse(BaseModel):
+    """RFC 6749 section 5.1."""
+
+    access_token: str
+    refresh_token: str | None = None
+    token_type: str = "bearer"
+    expires_in: int
+    scope: str
+
+
+class ErrorResponse(BaseModel):
+    """RFC 6749 section 5.2, with FastAPI's `detail`."""
+
+    error: str
+    error_description: str
+    detail: str | list[dict[str, Any]]
+
+
+class MessageResponse(BaseModel):
+    """What a person reads."""
+
+    message: str
+
+
+class HealthResponse(BaseModel):
+    """Which part works."""
+
+    status: str
+    checks: dict[str, str] = {}
+
+
+def _error(description: str) -> dict[str, Any]:
+    return {"model": ErrorResponse, "description": description}
+
+
+#: What any guarded route may answer besides its own.
+GUARDED_RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: _error("No access token, or one that is invalid, expired or revoked"),
+    403: _error("The scope or the role is missing"),
+    429: _error("Too many requests; `Retry-After` says when to come back"),
+    503: _error("The database does not answer"),
+}
+
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    413: _error("The body is larger than 64 KiB"),
+    422: _error("A field is missing or of the wrong type"),
+    429: GUARDED_RESPONSES[429],
+    503: GUARDED_RESPONSES[503],
+}
+
+
+def _object(*required: str, **properties: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": {
+            name: {"type": "string", "description": meaning} for name, meaning in properties.items()
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    bodies: Mapping[str, Mapping[str, Any]],
+    success: type[BaseModel],
+    failures: Mapping[int | str, dict[str, Any]],
+) -> Operation:
+    content = {media_type: {"schema": schema} for media_type, schema in bodies.items()}
+    return {
+        "summary": summary,
+        "responses": {200: {"model": success}, **failures, **_FAILURES},
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+    }
+
+
+_SECRET = "The client's secret, when the header Authorization: Basic is not used"
+
+TOKEN = _operation(
+    "Get an access token",
+    {
+        "application/x-www-form-urlencoded": _object(
+            grant_type="client_credentials, refresh_token, or left out with username and password",
+            username="Plain dialect: the client's id",
+            password="Plain dialect: the client's secret",
+            scope="Scope names parted by spaces; left out, all that the client may have",
+            refresh_token="For grant_type=refresh_token",
+            client_id="The client's id, when the header Authorization: Basic is not used",
+            client_secret=_SECRET,
+        )
+    },
+    TokenResponse,
+    {400: _error("RFC 6749 section 5.2"), 401: _error("Client authentication failed")},
+)
+
+REFRESH = _operation(
+    "Exchange a refresh token",
+    {"application/json": _object("refresh_token", refresh_token="The token", scope="To narrow it")},
+    TokenResponse,
+    {401: _error("The refresh token is unknown, expired, revoked, or was used before")},
+)
+
+REVOKE = _operation(
+    "Revoke a token",
+    {
+        "application/json": _object(access_token="Either this", refresh_token="or this"),
+        "application/x-www-form-urlencoded": _object(
+            "token",
+            token="An access or refresh token of the client (RFC 7009)",
+            token_type_hint="access_token or refresh_token; not needed",
+            client_id="The client's id, when the header Authorization: Basic is not used",
+            client_secret=_SECRET,
+        ),
+    },
+    MessageResponse,
+    {400: _error("A malformed form"), 401: _error("The token, or the client, is not accepted")},
+)
+
+LIVE: Operation = {
+    "summary": "Whether the process answers",
+    "responses": {200: {"model": HealthResponse}},
+}
+
+READY: Operation = {
+    "summary": "Whether tokens can be issued and checked",
+    "responses": {200: {"model": HealthResponse}, 503: _error("The failing part is named")},
+}

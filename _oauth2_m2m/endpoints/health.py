@@ -1,0 +1,43 @@
+"""GET /health/live, /health/ready, /health: for load balancers and people."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from _oauth2_m2m.endpoints import documentation
+from _oauth2_m2m.errors import OAuth2Error, TemporarilyUnavailable
+from _oauth2_m2m.responses import error_members, json_response
+from _oauth2_m2m.services import Services
+
+PING_SECONDS = 1.0
+
+
+def add_to(router: APIRouter, services: Services) -> None:
+    """Add the endpoints to a router."""
+
+    @router.get("/health/live", **documentation.LIVE)
+    async def live(request: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    @router.get("/health/ready", **documentation.READY)
+    @router.get("/health", **documentation.READY)
+    async def ready(request: Request) -> Response:
+        return await _readiness(services)
+
+
+async def _readiness(services: Services) -> Response:
+    checks = {"mongodb": "ok", "signing_key": "ok"}
+    try:
+        await services.storage.ping(PING_SECONDS)
+    except OAuth2Error:
+        checks["mongodb"] = f"no answer to a ping within {PING_SECONDS:.0f} s"
+    try:
+        services.keys.ring(await services.remembered_settings())
+    except OAuth2Error:
+        checks["signing_key"] = "the config in MongoDB cannot be read"
+    failing = [f"{part}: {state}" for part, state in checks.items() if state != "ok"]
+    if not failing:
+        return json_response({"status": "ok", "checks": checks})
+    error = TemporarilyUnavailable("; ".join(failing))
+    members = {"status": "unavailable", "checks": checks, **error_members(error)}
+    return json_response(members, error.status_code, error.headers())

@@ -1,0 +1,81 @@
+"""POST /refresh: the plain dialect's rotation. The refresh token alone is enough."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from _oauth2_m2m.admission import Attempt, attempt_at_endpoint
+from _oauth2_m2m.audit import Event
+from _oauth2_m2m.client_documents import Client, client_from
+from _oauth2_m2m.config import Settings
+from _oauth2_m2m.credentials import fingerprint
+from _oauth2_m2m.endpoints import documentation
+from _oauth2_m2m.endpoints.authenticating import authenticated_client
+from _oauth2_m2m.endpoints.route import json_object_of, optional_text_member, text_member
+from _oauth2_m2m.errors import InvalidGrant, InvalidRefreshToken
+from _oauth2_m2m.forms import Form
+from _oauth2_m2m.grants.refresh_token import GRANT_TYPE, exchange
+from _oauth2_m2m.grants.request import GrantRequest
+from _oauth2_m2m.issuing import IssuedTokens
+from _oauth2_m2m.refresh_tokens import RefreshToken
+from _oauth2_m2m.responses import caller_of, json_response
+from _oauth2_m2m.services import Services
+
+_MEMBERS = ("refresh_token", "scope", "client_id", "client_secret")
+
+
+def add_to(router: APIRouter, services: Services) -> None:
+    """Add the endpoint to a router."""
+
+    @router.post("/refresh", **documentation.REFRESH)
+    async def refresh(request: Request) -> Response:
+        settings = await services.ready()
+        attempt = attempt_at_endpoint(caller_of(request), settings, Event.REFRESH_TOKEN_INVALID)
+        async with services.admission.settling(attempt):
+            try:
+                tokens = await _rotate(services, request, attempt, settings)
+            except InvalidGrant as error:
+                raise InvalidRefreshToken(detail=error.detail) from None
+        return json_response(tokens.as_json())
+
+
+async def _rotate(
+    services: Services, request: Request, attempt: Attempt, settings: Settings
+) -> IssuedTokens:
+    members = json_object_of(request)
+    text = text_member(members, "refresh_token")
+    texts = {name: optional_text_member(members, name) for name in _MEMBERS}
+    form: Form = {name: value for name, value in texts.items() if value}
+    if settings.refresh_requires_client_auth:
+        client = await authenticated_client(services, request, attempt, settings, form)
+        token = await _found(services, text)
+    else:
+        # Without an id, the token itself chooses the bucket: one machine's mistakes do not lock
+        # out the others behind its address.
+        attempt.presents(fingerprint(text))
+        await services.admission.check_failures(attempt)
+        token = await _found(services, text)
+        client = await _owner(services, attempt, token)
+        await services.admission.charge(attempt, client, settings)
+    if not client.allows_grant(GRANT_TYPE):
+        raise InvalidGrant(detail="grant refresh_token is not among the client's")
+    return await exchange(GrantRequest(form, client, attempt, settings, services), text, token)
+
+
+async def _found(services: Services, text: str) -> RefreshToken:
+    token = await services.refresh_tokens.find(text)
+    if token is None:
+        raise InvalidGrant(detail="unknown refresh token")
+    return token
+
+
+async def _owner(services: Services, attempt: Attempt, token: RefreshToken) -> Client:
+    attempt.client_id = token.client_id
+    document = await services.clients.find(token.client_id)
+    try:
+        client = client_from(document or {})
+    except ValueError:
+        raise InvalidGrant(detail="no client, or a malformed one") from None
+    if client.disabled:
+        raise InvalidGrant(detail="disabled client")
+    return client

@@ -1,0 +1,171 @@
+"""What all endpoints share: reading a body within bounds, and one place that answers errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from _oauth2_m2m.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    OAuth2Error,
+    TemporarilyUnavailable,
+    Unprocessable,
+)
+from _oauth2_m2m.forms import LARGEST_BODY_BYTES, Form, parse_form, parse_json
+from _oauth2_m2m.responses import error_response
+from _oauth2_m2m.services import REQUEST_SECONDS
+
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+BODY_SECONDS = 10
+
+_BODY = "oauth2_m2m.body"
+_EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+class OAuthRoute(APIRoute):
+    """A route whose endpoint takes the request and returns a response.
+
+    It turns an OAuth error into its response, bounds the time that the endpoint may take, and
+    leaves out FastAPI's parsing, which knows nothing of the RFCs' rules for parameters.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's hook: what to call for a request."""
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            try:
+                await _read_body(request)
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    return await endpoint(request)
+            except OAuth2Error as error:
+                return error_response(error)
+            except TimeoutError:
+                return error_response(TemporarilyUnavailable())
+            except ClientDisconnect:
+                return Response(status_code=InvalidRequest.status_code)
+
+        return handle
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a wrong method like any other error, with a body that says so."""
+        if self.methods and scope["method"] not in self.methods:
+            wrong = MethodNotAllowed(", ".join(sorted(self.methods)))
+            await error_response(wrong)(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+
+def never_redirect(router: APIRouter) -> None:
+    """Answer 404 where a trailing slash is too many.
+
+    Left to itself an app would redirect to an address that it builds from the `Host` header, and
+    the client would follow with its secret.
+    """
+    for route in list(router.routes):
+        if isinstance(route, APIRoute):
+            router.add_api_route(
+                f"{route.path}/", _not_found, methods=_EVERY_METHOD, include_in_schema=False
+            )
+
+
+async def _not_found(request: Request) -> Response:
+    raise NotFound
+
+
+async def _read_body(request: Request) -> None:
+    """Read a body into the request's scope, or what is wrong with it.
+
+    The endpoint meets the fault when it asks for the body, so that it is counted and recorded.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LARGEST_BODY_BYTES:
+                    request.scope[_BODY] = BodyTooLarge(LARGEST_BODY_BYTES)
+                    return
+    except TimeoutError:
+        request.scope[_BODY] = BodyTooSlow(BODY_SECONDS)
+    else:
+        request.scope[_BODY] = bytes(body)
+
+
+def form_of(request: Request) -> Form:
+    """The form that a request carries.
+
+    Raises:
+        InvalidRequest: it carries none, or a malformed, oversized or slow one.
+    """
+    body = _body_of(request)
+    if media_type(request) != FORM:
+        raise InvalidRequest(f"Send the parameters as {FORM}")
+    return parse_form(body)
+
+
+def json_object_of(request: Request) -> dict[str, Any]:
+    """The JSON object that a request carries.
+
+    Raises:
+        Unprocessable: it carries none, or a malformed one.
+        InvalidRequest: it is oversized or slow.
+    """
+    body = _body_of(request)
+    if media_type(request) != JSON:
+        raise Unprocessable(f"Send a JSON object with Content-Type: {JSON}")
+    try:
+        value = parse_json(body)
+    except ValueError as fault:
+        raise Unprocessable(f"The body is {fault}", kind="json_invalid") from None
+    if not isinstance(value, dict):
+        raise Unprocessable("The body must be a JSON object", kind="dict_type")
+    return value
+
+
+def text_member(members: dict[str, Any], name: str) -> str:
+    """A member of a JSON object that must be a text and not empty.
+
+    Raises:
+        Unprocessable: it is missing or something else.
+    """
+    if members.get(name) is None:
+        raise Unprocessable(f"Field required: {name}", field=name, kind="missing")
+    return optional_text_member(members, name)
+
+
+def optional_text_member(members: dict[str, Any], name: str) -> str:
+    """A member of a JSON object that is a text; missing, it is the empty text.
+
+    Raises:
+        Unprocessable: it is something else.
+    """
+    value = members.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Unprocessable(f"{name} must be a string", field=name, kind="string_type")
+    return value
+
+
+def media_type(request: Request) -> str:
+    """The media type of the body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _body_of(request: Request) -> bytes:
+    body: bytes | InvalidRequest = request.scope[_BODY]
+    if isinstance(body, InvalidRequest):
+        raise body
+    return body

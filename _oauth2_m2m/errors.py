@@ -1,0 +1,295 @@
+"""What can go wrong, and how each of it looks on the wire.
+
+    OAuth2M2MError
+    ├── ConfigurationError             the operator must mend something; the start fails
+    ├── ClientExists, ClientNotFound   m2m.clients was asked for the impossible
+    └── OAuth2Error                    an answer to a request; the class is the code on the wire
+        ├── InvalidRequest             400  (404, 405, 408, 413 and 422 are subclasses)
+        ├── InvalidClient              401
+        ├── InvalidGrant               400
+        ├── UnauthorizedClient         400
+        ├── UnsupportedGrantType       400
+        ├── InvalidScope               400
+        ├── RateLimitExceeded          429
+        ├── TemporarilyUnavailable     503
+        └── BearerError                protected routes, RFC 6750
+            ├── MissingToken           401  no code in the challenge
+            ├── InvalidToken           401
+            └── InsufficientScope      403
+
+An OAuth error has two faces: `description` is for the caller, `detail` is for the audit log only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+class OAuth2M2MError(Exception):
+    """The root of everything that this library raises on purpose."""
+
+
+class ConfigurationError(OAuth2M2MError):
+    """The configuration cannot be used. The message is one line that says what to do."""
+
+
+class ClientExists(OAuth2M2MError):
+    """A client with this id is registered already."""
+
+
+class ClientNotFound(OAuth2M2MError):
+    """No client with this id is registered."""
+
+
+class OAuth2Error(OAuth2M2MError):
+    """An answer to a request that cannot be granted. RFC 6749 section 5.2.
+
+    Args:
+        description: one sentence for the caller. It never holds a secret, nor tells more than the
+            caller may know.
+        detail: what the operator wants to know, for the audit log. It holds no secret either.
+    """
+
+    error: ClassVar[str] = "invalid_request"
+    status_code: ClassVar[int] = 400
+    default: ClassVar[str] = "The request is malformed"
+
+    def __init__(self, description: str | None = None, *, detail: str | None = None) -> None:
+        self.description = description or self.default
+        self.detail = detail or self.description
+        super().__init__(self.description)
+
+    def headers(self) -> dict[str, str]:
+        """The headers that belong to this answer, by name."""
+        return {}
+
+    def field_errors(self) -> Sequence[dict[str, Any]] | None:
+        """What FastAPI's clients read in `detail` for a 422; nothing for other errors."""
+        return None
+
+
+class InvalidRequest(OAuth2Error):
+    """A parameter is missing, repeated or malformed. RFC 6749 section 5.2."""
+
+
+class NotFound(InvalidRequest):
+    """There is nothing at this path: answered, never redirected."""
+
+    status_code = 404
+    default = "Not found: the path has no trailing slash"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The endpoint does not speak this method. RFC 9110 section 15.5.6."""
+
+    status_code = 405
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"Method not allowed: use {allowed}")
+        self.allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        """`Allow`, as RFC 9110 section 10.2.1 asks."""
+        return {"Allow": self.allowed}
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is larger than this endpoint reads."""
+
+    status_code = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is larger than {limit} bytes")
+
+
+class BodyTooSlow(InvalidRequest):
+    """The body did not arrive in time. RFC 9110 section 15.5.9."""
+
+    status_code = 408
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"The body did not arrive within {seconds} s")
+
+    def headers(self) -> dict[str, str]:
+        """The rest of the body may still come: the connection is of no further use."""
+        return {"Connection": "close"}
+
+
+class Unprocessable(InvalidRequest):
+    """The body of the plain dialect lacks a field or holds one of the wrong type.
+
+    Args:
+        description: one sentence for the caller.
+        field: the field that is at fault, if one is.
+        kind: pydantic's name for the fault, such as `missing`.
+    """
+
+    status_code = 422
+
+    def __init__(
+        self, description: str, *, field: str | None = None, kind: str = "value_error"
+    ) -> None:
+        super().__init__(description)
+        self.field = field
+        self.kind = kind
+
+    def field_errors(self) -> Sequence[dict[str, Any]]:
+        """One entry, in the shape of FastAPI's own validation errors (without the input)."""
+        place = ["body"] if self.field is None else ["body", self.field]
+        return [{"type": self.kind, "loc": place, "msg": self.description}]
+
+
+class InvalidClient(OAuth2Error):
+    """Client authentication failed. RFC 6749 section 5.2.
+
+    Unknown client, wrong secret, disabled client, expired secret: one constant answer, so that
+    nobody learns which ids exist. Only `detail` tells them apart.
+    """
+
+    error = "invalid_client"
+    status_code = 401
+    default = "Client authentication failed"
+
+    def __init__(self, *, detail: str | None = None, by_basic: bool = False) -> None:
+        super().__init__(detail=detail)
+        self.by_basic = by_basic
+
+    def headers(self) -> dict[str, str]:
+        """A challenge when the caller tried Basic. RFC 6749 section 5.2."""
+        if self.by_basic:
+            return {"WWW-Authenticate": 'Basic realm="oauth2_m2m", charset="UTF-8"'}
+        return {}
+
+
+class InvalidGrant(OAuth2Error):
+    """The refresh token is unknown, expired, spent, revoked or somebody else's."""
+
+    error = "invalid_grant"
+    default = "The refresh token is invalid, expired or revoked"
+
+
+class InvalidRefreshToken(InvalidGrant):
+    """The same in the plain dialect, where it is the caller's only credential."""
+
+    status_code = 401
+
+
+class UnauthorizedClient(OAuth2Error):
+    """This client may not use this grant. RFC 6749 section 5.2."""
+
+    error = "unauthorized_client"
+    default = "The client may not use this grant"
+
+
+class UnsupportedGrantType(OAuth2Error):
+    """The server does not offer this grant. RFC 6749 section 5.2."""
+
+    error = "unsupported_grant_type"
+    default = "Unsupported grant_type: use client_credentials or refresh_token"
+
+
+class InvalidScope(OAuth2Error):
+    """The scope is malformed, or more than may be asked for. RFC 6749 section 5.2."""
+
+    error = "invalid_scope"
+    default = "The requested scope exceeds what the client may have"
+
+
+class RateLimitExceeded(OAuth2Error):
+    """Too many requests in this minute. RFC 6585 section 4.
+
+    Args:
+        key: the counted key, for the audit log.
+        limit: how many requests a minute are admitted.
+        reset_seconds: seconds until the window ends, at least 1.
+        client_id: whose budget it is, when it is a client's.
+    """
+
+    error = "rate_limit_exceeded"
+    status_code = 429
+
+    def __init__(
+        self, key: str, limit: int, reset_seconds: int, client_id: str | None = None
+    ) -> None:
+        super().__init__(f"Rate limit exceeded: try again in {reset_seconds} s")
+        self.key = key
+        self.limit = limit
+        self.reset_seconds = reset_seconds
+        self.client_id = client_id
+
+    def headers(self) -> dict[str, str]:
+        """When to come back, and what the budget is (draft-ietf-httpapi-ratelimit-headers)."""
+        return {
+            "Retry-After": str(self.reset_seconds),
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": "0",
+            "RateLimit-Reset": str(self.reset_seconds),
+        }
+
+
+class TemporarilyUnavailable(OAuth2Error):
+    """The database does not answer, or too many requests are waiting for it."""
+
+    error = "temporarily_unavailable"
+    status_code = 503
+    default = "The service is temporarily unavailable: try again shortly"
+
+    def headers(self) -> dict[str, str]:
+        """When to come back. RFC 9110 section 10.2.3."""
+        return {"Retry-After": "1"}
+
+
+class BearerError(OAuth2Error):
+    """A protected route refuses. RFC 6750 section 3."""
+
+    def challenge(self) -> str:
+        """The value of `WWW-Authenticate`."""
+        return f'Bearer error="{self.error}", error_description="{self.description}"'
+
+    def headers(self) -> dict[str, str]:
+        """The challenge that RFC 6750 section 3 asks for."""
+        return {"WWW-Authenticate": self.challenge()}
+
+
+class MissingToken(BearerError):
+    """No token was sent, so the challenge names no error. RFC 6750 section 3.1."""
+
+    error = "invalid_token"
+    status_code = 401
+    default = "Not authenticated: send the access token in the header Authorization: Bearer"
+
+    def challenge(self) -> str:
+        """The bare scheme."""
+        return "Bearer"
+
+
+class InvalidToken(BearerError):
+    """The token is malformed, forged, expired, revoked, or meant for somebody else."""
+
+    error = "invalid_token"
+    status_code = 401
+    default = "The access token is invalid, expired or revoked"
+
+
+class InsufficientScope(BearerError):
+    """The token is good, but does not allow this. RFC 6750 section 3.1.
+
+    Args:
+        scope: the scopes that the route asks for, separated by spaces.
+        role: the role that the route asks for, if it asks for one.
+    """
+
+    error = "insufficient_scope"
+    status_code = 403
+
+    def __init__(self, scope: str, role: str | None = None) -> None:
+        wanted = [f"scope {scope}"] if scope else []
+        wanted += [f"role {role}"] if role else []
+        super().__init__(f"Not allowed: this needs {' and '.join(wanted)}")
+        self.scope = scope
+        self.role = role
+
+    def challenge(self) -> str:
+        """The challenge names the scopes that would be enough."""
+        return f'{super().challenge()}, scope="{self.scope}"'

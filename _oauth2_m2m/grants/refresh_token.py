@@ -1,0 +1,103 @@
+"""The refresh token grant: rotation with reuse detection.
+
+RFC 6749 section 6, RFC 9700 section 4.14.
+
+Everything that can be refused is refused before the token is claimed, so that a mistaken request
+spends nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from _oauth2_m2m.audit import Event
+from _oauth2_m2m.errors import InvalidGrant, InvalidRequest
+from _oauth2_m2m.grants.request import GrantRequest
+from _oauth2_m2m.issuing import IssuedTokens
+from _oauth2_m2m.refresh_tokens import RefreshToken, new_token
+from _oauth2_m2m.revocation import Question, family_mark
+from _oauth2_m2m.revoking import family_end
+from _oauth2_m2m.scopes import narrow, parse_scope
+
+GRANT_TYPE = "refresh_token"
+
+
+async def grant(request: GrantRequest) -> IssuedTokens:
+    """Exchange a refresh token of the client's own for an access token and its successor.
+
+    Raises:
+        InvalidRequest: there is no `refresh_token`.
+        InvalidGrant: it is unknown, expired, revoked, somebody else's, or was spent before; then
+            its whole family is revoked.
+        InvalidScope: more is asked for than the token may be exchanged for.
+    """
+    text = request.form.get("refresh_token")
+    if text is None:
+        raise InvalidRequest("refresh_token is missing")
+    request.attempt.event = Event.REFRESH_TOKEN_INVALID
+    token = await request.services.refresh_tokens.find(text)
+    if token is None:
+        raise InvalidGrant(detail="unknown refresh token")
+    return await exchange(request, text, token)
+
+
+async def exchange(request: GrantRequest, text: str, token: RefreshToken) -> IssuedTokens:
+    """Exchange a refresh token that was found; the request is charged already.
+
+    Args:
+        request: the request, with the client that it comes from.
+        text: the token as it was presented.
+        token: what the database knows of it.
+    """
+    # (1) The token is this client's, alive, and of the client's present epoch. A stranger can
+    #     neither spend it nor burn its family.
+    if token.client_id != request.client.client_id:
+        raise InvalidGrant(detail="another client's refresh token")
+    if token.expires_at <= request.now:
+        raise InvalidGrant(detail="expired refresh token")
+    if token.epoch != request.client.epoch:
+        raise InvalidGrant(detail="issued before the client's tokens were revoked")
+    question = Question((family_mark(token.family_id),), text)
+    if await request.services.revocation.is_revoked(question):
+        raise InvalidGrant(detail="revoked refresh token")
+
+    # (2) The scope may narrow, never widen: RFC 6749 section 6. What the client has lost since is
+    #     not given again.
+    allowed = request.client.scopes if token.scope is None else token.scope & request.client.scopes
+    scope = narrow(parse_scope(request.form.get("scope", "")), allowed)
+
+    # (3) The commit point: exactly one request gets past it.
+    grace = request.settings.refresh_grace
+    claim = await request.services.refresh_tokens.claim(text, token, request.now, grace)
+    if claim.successor is None:
+        await _revoke_family(request, token)
+
+    # (4) All of this can be done again from the claim, and comes out the same. The successor keeps
+    #     the whole scope of its predecessor.
+    refresh = new_token(
+        client_id=token.client_id,
+        scope=allowed,
+        epoch=token.epoch,
+        now=claim.claimed_at,
+        lifetime=request.settings.refresh_token_lifetime,
+        text=claim.successor,
+        family_id=token.family_id,
+    )
+    return await request.services.issuer.issue(
+        Event.TOKEN_REFRESHED,
+        request.client,
+        scope,
+        settings=request.settings,
+        caller=request.attempt.caller,
+        now=request.now,
+        refresh=refresh,
+    )
+
+
+async def _revoke_family(request: GrantRequest, token: RefreshToken) -> NoReturn:
+    """A spent token came back: somebody stole it, so the whole family dies. One write."""
+    request.attempt.event = Event.REFRESH_TOKEN_REUSE
+    services, now = request.services, request.now
+    until = await family_end(services, request.settings, token, now)
+    await services.revocation.revoke(family_mark(token.family_id), now, until, token.digest)
+    raise InvalidGrant(detail="a spent refresh token was used again: its family is revoked")

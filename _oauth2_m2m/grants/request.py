@@ -1,0 +1,36 @@
+"""What every grant is given to work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from _oauth2_m2m.admission import Attempt
+from _oauth2_m2m.client_documents import Client
+from _oauth2_m2m.config import Settings
+from _oauth2_m2m.forms import Form
+from _oauth2_m2m.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRequest:
+    """A token request of a client that has proved to be itself and was charged for it.
+
+    Attributes:
+        form: the parameters of the request.
+        client: whose request it is.
+        attempt: the same request, for the audit log.
+        settings: the settings of this moment.
+        services: the rooms.
+    """
+
+    form: Form
+    client: Client
+    attempt: Attempt
+    settings: Settings
+    services: Services
+
+    @property
+    def now(self) -> datetime:
+        """The moment that everything in this request is judged at."""
+        return self.attempt.now

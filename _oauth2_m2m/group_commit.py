@@ -1,0 +1,148 @@
+"""Group commit: many requests, one database command.
+
+While one command is in flight, questions queue; when it returns, one command answers all that
+queued. An answer therefore always comes from a command *sent after its question was asked*, so
+nothing is weaker than one command each: not freshness, not durability. Under no load a batch is
+one question and costs one round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from _oauth2_m2m.errors import TemporarilyUnavailable
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+LARGEST_BATCH = 500
+MOST_WAITING = 10_000
+
+_log = logging.getLogger("oauth2_m2m")
+
+
+class GroupCommit(Generic[Q, A]):
+    """Answers the questions that wait with one command.
+
+    Args:
+        command: answers a batch: as many answers as questions, in their order. What it raises
+            reaches every question of the batch.
+        largest_batch: how many questions one command may answer.
+        most_waiting: how many questions may wait; one more is refused at once.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[Sequence[Q]], Awaitable[Sequence[A]]],
+        *,
+        largest_batch: int = LARGEST_BATCH,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        self._command = command
+        self._largest_batch = largest_batch
+        self._most_waiting = most_waiting
+        # A queue lives and dies with its event loop: test clients start one loop after another.
+        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane[Q, A]] = WeakKeyDictionary()
+
+    def ask(self, question: Q) -> Awaitable[A]:
+        """Queue a question now; await the answer when it is needed.
+
+        Cancelling the one who waits cancels neither the batch nor anybody else.
+
+        Raises:
+            TemporarilyUnavailable: too many questions wait already, or the command failed.
+        """
+        loop = asyncio.get_running_loop()
+        lane = self._lanes.get(loop)
+        if lane is None:
+            lane = self._lanes[loop] = _Lane()
+        if lane.waiting >= self._most_waiting:
+            raise TemporarilyUnavailable(detail="too many requests are waiting for the database")
+        if not lane.batches or len(lane.batches[-1].questions) >= self._largest_batch:
+            lane.batches.append(_Batch(loop))
+        batch = lane.batches[-1]
+        batch.questions.append(question)
+        lane.waiting += 1
+        if lane.worker is None:
+            # An empty context: the first asker's deadlines and traces are not everybody's.
+            lane.worker = loop.create_task(self._work(lane), context=contextvars.Context())
+        return _Answer(batch, len(batch.questions) - 1)
+
+    async def drain(self) -> None:
+        """Wait until every question asked so far in this event loop has its answer."""
+        lane = self._lanes.get(asyncio.get_running_loop())
+        if lane is not None and lane.worker is not None:
+            await asyncio.shield(lane.worker)
+
+    async def _work(self, lane: _Lane[Q, A]) -> None:
+        try:
+            while lane.batches:
+                batch = lane.batches.popleft()
+                lane.waiting -= len(batch.questions)
+                await self._answer(batch)
+        finally:
+            lane.worker = None
+
+    async def _answer(self, batch: _Batch[Q, A]) -> None:
+        try:
+            answers = await self._command(batch.questions)
+            if len(answers) != len(batch.questions):
+                raise AssertionError("a batch command must answer every question")
+            batch.answers = answers
+        except Exception as error:
+            if not isinstance(error, TemporarilyUnavailable):
+                _log.exception("a batch of database work failed")
+            batch.failure = error
+        except BaseException:
+            batch.failure = TemporarilyUnavailable(detail="the server is shutting down")
+            raise
+        finally:
+            batch.done.set_result(None)
+
+
+class _Batch(Generic[Q, A]):
+    """Questions that one command answers. One future serves them all."""
+
+    __slots__ = ("answers", "done", "failure", "questions")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.questions: list[Q] = []
+        self.answers: Sequence[A] = ()
+        self.failure: Exception | None = None
+        self.done: asyncio.Future[None] = loop.create_future()
+
+
+class _Lane(Generic[Q, A]):
+    """The queue of one event loop."""
+
+    __slots__ = ("__weakref__", "batches", "waiting", "worker")
+
+    def __init__(self) -> None:
+        self.batches: deque[_Batch[Q, A]] = deque()
+        self.waiting = 0
+        self.worker: asyncio.Task[None] | None = None
+
+
+class _Answer(Generic[Q, A]):
+    """One question's place in its batch."""
+
+    __slots__ = ("_batch", "_place")
+
+    def __init__(self, batch: _Batch[Q, A], place: int) -> None:
+        self._batch = batch
+        self._place = place
+
+    def __await__(self) -> Generator[Any, None, A]:
+        batch = self._batch
+        if not batch.done.done():
+            yield from asyncio.shield(batch.done).__await__()
+        if batch.failure is not None:
+            # A fresh exception each: one shared by many tasks would collect all their tracebacks.
+            raise TemporarilyUnavailable(detail=str(batch.failure)) from None
+        return batch.answers[self._place]

@@ -1,0 +1,114 @@
+"""Rate limits, exact over all workers. The collection `rate_limits`.
+
+One document for a key and minute. Requests that arrive together are counted with one `$inc`, and
+each takes its own place in the count: the first `limit` places of a minute are admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+from _oauth2_m2m.errors import RateLimitExceeded
+from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.storage import Storage
+
+#: Made-up client ids share this many documents for an address and minute.
+FAILURE_BUCKETS = 64
+
+_KEPT = timedelta(days=1)
+_WINDOW_SECONDS = 60
+
+
+class RateLimits:
+    """Counts requests in `rate_limits`."""
+
+    def __init__(self, storage: Storage) -> None:
+        # A count that a failover loses admits a few requests more: no breach, so w:1 is enough.
+        self._counts = storage.collection("rate_limits", durable=False)
+        self._take = GroupCommit(self._take_places)
+        self._look = GroupCommit(self._look_up)
+
+    async def prepare(self) -> None:
+        """Make the index."""
+        await self._counts.ensure_index([("timestamp", 1)], lifetime=_KEPT)
+
+    def take(self, key: str, now: datetime) -> Awaitable[int]:
+        """Count one request; the answer is its place in the window, from 1."""
+        return self._take.ask((key, now))
+
+    def taken(self, key: str) -> Awaitable[int]:
+        """How many requests the window has counted so far."""
+        return self._look.ask(key)
+
+    async def drain(self) -> None:
+        """Wait until everything counted so far is written."""
+        await self._take.drain()
+
+    async def _take_places(self, requests: Sequence[tuple[str, datetime]]) -> Sequence[int]:
+        counts = Counter(key for key, _ in requests)
+        moments = dict(requests)
+        totals = await asyncio.gather(
+            *(self._increment(key, n, moments[key]) for key, n in counts.items())
+        )
+        places = {
+            key: count(total - counts[key] + 1) for key, total in zip(counts, totals, strict=True)
+        }
+        return [next(places[key]) for key, _ in requests]
+
+    async def _increment(self, key: str, by: int, now: datetime) -> int:
+        document = await self._counts.change(
+            {"_id": key},
+            {"$inc": {"count": by}, "$setOnInsert": {"timestamp": now}},
+            upsert=True,
+            fields=["count"],
+        )
+        return int(document["count"]) if document else by
+
+    async def _look_up(self, keys: Sequence[str]) -> Sequence[int]:
+        found = await self._counts.find({"_id": {"$in": list(set(keys))}}, ["count"])
+        counts = {document["_id"]: int(document["count"]) for document in found}
+        return [counts.get(key, 0) for key in keys]
+
+
+def client_key(client_id: str, network: str, now: datetime) -> str:
+    """The budget of a client from an address: everything that it does there in this minute."""
+    return f"{client_id}:{network}:{_minute(now)}"
+
+
+def failure_key(presented: str, network: str, now: datetime) -> str:
+    """Failures at the token endpoints: the address and one of 64 buckets of the presented id.
+
+    No client id begins with `~`, so nobody's budget is touched by whoever cannot prove to be them.
+    """
+    bucket = hashlib.sha256(presented.encode()).digest()[0] % FAILURE_BUCKETS
+    return f"~{bucket}:{network}:{_minute(now)}"
+
+
+def bad_token_key(network: str, now: datetime) -> str:
+    """Bad bearer tokens: the address alone."""
+    return f"~:{network}:{_minute(now)}"
+
+
+def check_place(
+    place: int, limit: int, key: str, now: datetime, client_id: str | None = None
+) -> None:
+    """Admit the first `limit` places of a window; a limit of 0 admits all.
+
+    Raises:
+        RateLimitExceeded: the place lies beyond the limit.
+    """
+    if limit and place > limit:
+        raise RateLimitExceeded(key, limit, _seconds_left(now), client_id)
+
+
+def _minute(now: datetime) -> str:
+    return now.astimezone(UTC).strftime("%Y%m%d%H%M")
+
+
+def _seconds_left(now: datetime) -> int:
+    return _WINDOW_SECONDS - now.second

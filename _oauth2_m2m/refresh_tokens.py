@@ -1,0 +1,244 @@
+"""Refresh tokens: opaque, rotated at every use. The collections `tokens`, `used_refresh_tokens`.
+
+The commit point of a refresh is one unique insert: the claim. Whoever's insert of the token's
+digest into `used_refresh_tokens` succeeds owns the rotation, whatever the number of workers; a
+duplicate is reuse (RFC 9700 section 4.14.2). The claim carries the successor, sealed under a key
+that only the presented token gives, so all that follows can be done again from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from _oauth2_m2m.credentials import fingerprint, is_digest, make_id, make_refresh_token
+from _oauth2_m2m.errors import InvalidScope
+from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
+from _oauth2_m2m.storage import TTL_LAG, Document, Storage, as_utc
+
+_LONGEST_TOKEN = 4096
+_NONCE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """A refresh token, as the database knows it.
+
+    Attributes:
+        digest: the fingerprint under which it is stored.
+        client_id: whose it is.
+        family_id: the chain that it belongs to.
+        scope: what it may be exchanged for; `None` in documents of the older shape, which means
+            all that its client may have.
+        epoch: the client's epoch in which it was issued.
+        created_at, expires_at: its life, in UTC.
+        spent: whether it was exchanged already.
+    """
+
+    digest: str
+    client_id: str
+    family_id: str
+    scope: Scope | None
+    epoch: str
+    expires_at: datetime
+    created_at: datetime | None = None
+    spent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The outcome of claiming a refresh token.
+
+    Attributes:
+        successor: the text of the next refresh token, or `None`: the token was spent before.
+        claimed_at: when the claim was made.
+    """
+
+    successor: str | None
+    claimed_at: datetime
+
+
+class RefreshTokens:
+    """Reads and writes `tokens` and `used_refresh_tokens`."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._tokens = storage.collection("tokens")
+        self._used = storage.collection("used_refresh_tokens")
+        self._insert = GroupCommit(self._tokens.insert)
+        self._claim = GroupCommit(self._used.insert)
+
+    async def prepare(self) -> None:
+        """Make the indexes."""
+        await asyncio.gather(
+            self._tokens.ensure_index([("refresh_token", 1)], unique=True),
+            self._tokens.ensure_index([("family_id", 1)]),
+            self._tokens.ensure_index([("expires_at", 1)], lifetime=TTL_LAG),
+            self._used.ensure_index([("refresh_token", 1)], unique=True),
+            self._used.ensure_index([("expires_at", 1)], lifetime=TTL_LAG),
+        )
+
+    def store(self, token: RefreshToken) -> Awaitable[bool]:
+        """Store a token that will be handed out; storing it again changes nothing."""
+        return self._insert.ask({
+            "client_id": token.client_id,
+            "refresh_token": token.digest,
+            "created_at": token.created_at,
+            "expires_at": token.expires_at,
+            "family_id": token.family_id,
+            "scope": format_scope(token.scope or ()),
+            "epoch": token.epoch,
+        })  # fmt: skip
+
+    async def find(self, text: str) -> RefreshToken | None:
+        """Find a presented token, spent or not; whether it is still good is for the caller.
+
+        A text that is shaped like a stored digest finds nothing, for the database must not be a
+        list of working tokens. Other texts may stand in the clear in documents of the older shape.
+        """
+        if len(text) > _LONGEST_TOKEN or is_digest(text):
+            return None
+        digest = fingerprint(text)
+        query = {"refresh_token": {"$in": [digest, text]}}
+        stored, used = await asyncio.gather(self._tokens.find(query), self._used.find(query))
+        if stored:
+            return _token_from(stored[0], digest, spent=bool(used))
+        return _token_from(used[0], digest, spent=True) if used else None
+
+    async def claim(self, text: str, token: RefreshToken, now: datetime, grace: timedelta) -> Claim:
+        """Spend a token, once and for all workers.
+
+        Args:
+            text: the presented token.
+            token: what `find` said of it.
+            now: when.
+            grace: how long the same holder may ask again and get the same successor.
+
+        Returns:
+            The claim. Its successor is `None` when the token was spent before, outside the grace.
+        """
+        successor = make_refresh_token()
+        document: Document = {
+            "_id": token.digest,
+            "refresh_token": token.digest,
+            "client_id": token.client_id,
+            "family_id": token.family_id,
+            "scope": None if token.scope is None else format_scope(token.scope),
+            "epoch": token.epoch,
+            "used_at": now,
+            "expires_at": max(token.expires_at, now + grace),
+            "successor": _seal(successor, text, token.digest),
+        }
+        if not token.spent and await self._claim.ask(document):
+            return Claim(successor, now)
+        earlier = await self._used.find_one({"_id": token.digest})
+        return _repeated(earlier, text, token.digest, now, grace)
+
+    async def last_expiry(self, family_id: str, at_least: datetime) -> datetime:
+        """When the last token of a family has expired."""
+        latest = await self._tokens.page(
+            {"family_id": family_id}, "expires_at", 1, newest_first=True
+        )
+        moments = [as_utc(document.get("expires_at")) for document in latest]
+        return max([at_least, *(moment for moment in moments if moment)])
+
+    async def drain(self) -> None:
+        """Wait until everything stored so far is written."""
+        await asyncio.gather(self._insert.drain(), self._claim.drain())
+
+
+def new_token(
+    *,
+    client_id: str,
+    scope: Scope,
+    epoch: str,
+    now: datetime,
+    lifetime: timedelta,
+    text: str | None = None,
+    family_id: str | None = None,
+) -> tuple[str, RefreshToken]:
+    """A refresh token to hand out, and what is stored of it.
+
+    Args:
+        client_id: whose it is.
+        scope: what it may be exchanged for.
+        epoch: the client's epoch.
+        now: when.
+        lifetime: how long it is good for.
+        text: its text when a claim has chosen it already.
+        family_id: the family that it continues; else it begins one.
+    """
+    text = text or make_refresh_token()
+    token = RefreshToken(
+        digest=fingerprint(text),
+        client_id=client_id,
+        family_id=family_id or make_id(),
+        scope=scope,
+        epoch=epoch,
+        expires_at=now + lifetime,
+        created_at=now,
+    )
+    return text, token
+
+
+def _token_from(document: Document, digest: str, *, spent: bool) -> RefreshToken | None:
+    """Read a document of ours or of the older shape; one that makes no sense is no token."""
+    client_id, expires_at = document.get("client_id"), as_utc(document.get("expires_at"))
+    if not isinstance(client_id, str) or expires_at is None:
+        if not spent:
+            return None
+        # A spent token of the older shape says little, and its reuse must be told all the same.
+        client_id, expires_at = str(client_id or ""), expires_at or datetime.max.replace(tzinfo=UTC)
+    return RefreshToken(
+        digest=digest,
+        client_id=client_id,
+        family_id=str(document.get("family_id") or f"older-{digest[-32:]}"),
+        scope=_scope_from(document.get("scope")),
+        epoch=str(document.get("epoch") or ""),
+        expires_at=expires_at,
+        created_at=as_utc(document.get("created_at")),
+        spent=spent,
+    )
+
+
+def _scope_from(value: object) -> Scope | None:
+    try:
+        return parse_scope(value) if isinstance(value, str) else None
+    except InvalidScope:
+        return frozenset()
+
+
+def _repeated(
+    earlier: Document | None, text: str, digest: str, now: datetime, grace: timedelta
+) -> Claim:
+    used_at = as_utc(earlier.get("used_at")) if earlier else None
+    if earlier is None or used_at is None or now >= used_at + grace:
+        return Claim(None, now)
+    return Claim(_open(earlier.get("successor"), text, digest), used_at)
+
+
+def _sealing_key(text: str) -> AESGCM:
+    return AESGCM(hmac.digest(text.encode(), b"oauth2-m2m successor", "sha256"))
+
+
+def _seal(successor: str, text: str, digest: str) -> bytes:
+    """Hide the successor from the database: the key is the presented token, which it never has."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return nonce + _sealing_key(text).encrypt(nonce, successor.encode(), digest.encode())
+
+
+def _open(sealed: object, text: str, digest: str) -> str | None:
+    if not isinstance(sealed, bytes):
+        return None
+    try:
+        nonce, box = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        return _sealing_key(text).decrypt(nonce, box, digest.encode()).decode()
+    except (InvalidTag, ValueError):
+        return None

@@ -1,0 +1,44 @@
+"""How answers look on the wire: JSON, never stored by anyone on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.status import HTTP_200_OK
+
+from _oauth2_m2m.callers import Caller, caller_from
+from _oauth2_m2m.errors import OAuth2Error
+
+#: RFC 6749 section 5.1; Pragma is for caches of HTTP/1.0.
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller of a request, by the address that the server vouches for."""
+    return caller_from(request.client.host if request.client else None, request.headers)
+
+
+def json_response(
+    members: Mapping[str, Any],
+    status_code: int = HTTP_200_OK,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """A JSON answer that nobody may store."""
+    return JSONResponse(dict(members), status_code, {**NO_STORE, **(headers or {})})
+
+
+def error_response(error: OAuth2Error) -> JSONResponse:
+    """An error as RFC 6749 section 5.2 writes it, with FastAPI's `detail` beside it."""
+    return json_response(error_members(error), error.status_code, error.headers())
+
+
+def error_members(error: OAuth2Error) -> dict[str, Any]:
+    """The members of an error's body."""
+    return {
+        "error": error.error,
+        "error_description": error.description,
+        "detail": error.field_errors() or error.description,
+    }

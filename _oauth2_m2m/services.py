@@ -1,0 +1,99 @@
+"""All rooms of one server, built around one database, and what starts them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from _oauth2_m2m.admission import Admission
+from _oauth2_m2m.audit import AuditLog
+from _oauth2_m2m.client_authentication import ClientAuthentication
+from _oauth2_m2m.clients import Clients
+from _oauth2_m2m.config import Environment, Settings
+from _oauth2_m2m.credentials import SecretChecker
+from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
+from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.issuing import Issuer
+from _oauth2_m2m.keys import Keys
+from _oauth2_m2m.rate_limits import RateLimits
+from _oauth2_m2m.refresh_tokens import RefreshTokens
+from _oauth2_m2m.revocation import Revocation
+from _oauth2_m2m.settings import SettingsSource
+from _oauth2_m2m.storage import AnyDatabase, Storage
+
+#: One request, the database's part of it in all. Past it the answer is 503.
+REQUEST_SECONDS = 4.5
+
+
+class Services:
+    """The rooms that endpoints and guards work with. Building them sends nothing."""
+
+    def __init__(self, database: AnyDatabase, environment: Environment) -> None:
+        self.storage = Storage(database)
+        self.audit = AuditLog(self.storage)
+        self.keys = Keys()
+        self.limits = RateLimits(self.storage)
+        self.revocation = Revocation(self.storage)
+        self.refresh_tokens = RefreshTokens(self.storage)
+        checker = SecretChecker()
+        self.clients = Clients(self.storage, self.audit, self.revocation, checker)
+        self.authentication = ClientAuthentication(self.clients, checker)
+        self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit)
+        self.admission = Admission(self.limits, self.audit)
+        self._settings = SettingsSource(self.storage, self.audit, environment)
+        self._prepared = False
+        self._prepare_once = GroupCommit(self._prepare_for_all)
+
+    async def ready(self) -> Settings:
+        """The current settings, once the database is prepared; prepares it at the first call.
+
+        Raises:
+            TemporarilyUnavailable: the database does not answer, or its config cannot be used.
+        """
+        if not self._prepared:
+            await self._prepare_once.ask(None)
+        return await self._settings.current()
+
+    async def remembered_settings(self) -> Settings:
+        """The settings that are at hand, whatever the database does now.
+
+        Raises:
+            TemporarilyUnavailable: none were ever read.
+        """
+        return self._settings.last_good or await self.ready()
+
+    async def prepare(self) -> Settings:
+        """Make the config and the indexes where there are none; safe from many workers at once.
+
+        Raises:
+            ConfigurationError: something stands in the way; the message says what to do.
+        """
+        try:
+            settings = await self._settings.load()
+            self.keys.ring(settings)
+            await asyncio.gather(
+                self.audit.prepare(settings.audit_retention),
+                self.limits.prepare(),
+                self.revocation.prepare(),
+                self.refresh_tokens.prepare(),
+                self.clients.prepare(),
+            )
+        except TemporarilyUnavailable as error:
+            raise ConfigurationError(
+                f"MongoDB is unreachable ({error.detail}): start it, or set MONGODB_URL"
+            ) from error
+        self._prepared = True
+        return settings
+
+    async def drain(self) -> None:
+        """Wait until everything that was begun is written."""
+        await asyncio.gather(
+            self.audit.drain(),
+            self.limits.drain(),
+            self.revocation.drain(),
+            self.refresh_tokens.drain(),
+        )
+
+    async def _prepare_for_all(self, questions: Sequence[None]) -> Sequence[None]:
+        await self.prepare()
+        return [None] * len(questions)

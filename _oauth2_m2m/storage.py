@@ -1,0 +1,277 @@
+"""The edge to MongoDB: one `Collection`, always awaited, whichever PyMongo API lies beneath.
+
+Rooms say what they want of their collection; here stands how it is asked: majority and journaled
+writes, majority reads from the primary, a bound on every command, and one error for whatever the
+network or the server may do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+import pymongo
+from bson.codec_options import CodecOptions
+from pymongo import IndexModel, ReadPreference, ReturnDocument, WriteConcern
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.synchronous.database import Database
+
+from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
+
+Document: TypeAlias = dict[str, Any]
+AnyDatabase: TypeAlias = Database[Any] | AsyncDatabase[Any]
+
+#: One command, its retry and the choice of a server included. Requests are bounded on top of it.
+COMMAND_SECONDS = 4.0
+#: A document is tidied this long after it has expired, so that a database clock that runs ahead
+#: undoes nothing: validity is judged by our own code.
+TTL_LAG = timedelta(hours=6)
+
+_DURABLE = WriteConcern(w="majority", j=True)
+_QUICK = WriteConcern(w=1)
+_DUPLICATE_KEY = 11000
+_INDEX_EXISTS_DIFFERENTLY = frozenset({85, 86})
+
+_log = logging.getLogger("oauth2_m2m")
+
+
+class Storage:
+    """A database, as the rooms see it.
+
+    Args:
+        database: a PyMongo `Database` or `AsyncDatabase`. Nothing is sent before the first use.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+
+    def __init__(self, database: AnyDatabase) -> None:
+        if not isinstance(database, Database | AsyncDatabase):
+            raise ConfigurationError(
+                "OAuth2M2M needs a PyMongo database, such as "
+                f"MongoClient(url).oauth2_m2m or AsyncMongoClient(url).oauth2_m2m; it got a "
+                f"{type(database).__name__}"
+            )
+        self._database = database
+
+    def collection(self, name: str, *, durable: bool = True) -> Collection:
+        """A collection by name. Only rate counts are worth less than durable writes."""
+        collection = self._database.get_collection(
+            name,
+            codec_options=CodecOptions(tz_aware=True, tzinfo=UTC),
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=_DURABLE if durable else _QUICK,
+            read_concern=ReadConcern("majority"),
+        )
+        return Collection(collection, isinstance(self._database, AsyncDatabase))
+
+    async def ping(self, seconds: float) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            TemporarilyUnavailable: it gave none within that many seconds.
+        """
+        ping: Callable[[], Any] = lambda: self._database.command("ping")  # noqa: E731
+        await _run(ping, isinstance(self._database, AsyncDatabase), seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One collection, whose methods let no PyMongo error through.
+
+    Every one of them raises `TemporarilyUnavailable` when the database does not answer within
+    four seconds.
+    """
+
+    _collection: Any  # a PyMongo Collection or AsyncCollection: same names, one of them awaited
+    _is_async: bool
+
+    def with_read_concern(self, level: str) -> Collection:
+        """The same collection, read with another read concern."""
+        collection = self._collection.with_options(read_concern=ReadConcern(level))
+        return Collection(collection, self._is_async)
+
+    async def find(
+        self, query: Mapping[str, Any], fields: Sequence[str] | None = None
+    ) -> list[Document]:
+        """The documents that match, all of them: the query must bound itself."""
+        documents: list[Document] = await self._do(lambda c: c.find(query, fields).to_list())
+        return documents
+
+    async def page(
+        self, query: Mapping[str, Any], order: str, limit: int, *, newest_first: bool = False
+    ) -> list[Document]:
+        """The first documents that match, in the order of one indexed field."""
+        direction = pymongo.DESCENDING if newest_first else pymongo.ASCENDING
+        documents: list[Document] = await self._do(
+            lambda c: c.find(query, sort=[(order, direction)], limit=limit).to_list()
+        )
+        return documents
+
+    async def find_one(
+        self, query: Mapping[str, Any], fields: Sequence[str] | None = None
+    ) -> Document | None:
+        """The first document that matches."""
+        document: Document | None = await self._do(lambda c: c.find_one(query, fields))
+        return document
+
+    async def insert(self, documents: Sequence[Document]) -> list[bool]:
+        """Insert all that are new; for each, whether it was. Durable when this returns."""
+        try:
+            await self._do(lambda c: c.insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            refused = _duplicates(error)
+            return [place not in refused for place in range(len(documents))]
+        return [True] * len(documents)
+
+    async def insert_one(self, document: Document) -> bool:
+        """Insert a document; whether it was new."""
+        try:
+            await self._do(lambda c: c.insert_one(document))
+        except DuplicateKeyError:
+            return False
+        return True
+
+    async def upsert(self, changes: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+        """Apply updates, each a (query, update) that makes the document where there is none."""
+        writes = [pymongo.UpdateOne(query, update, upsert=True) for query, update in changes]
+        try:
+            await self._do(lambda c: c.bulk_write(writes, ordered=False))
+        except BulkWriteError as error:
+            raise _unavailable(error) from error
+
+    async def change(
+        self,
+        query: Mapping[str, Any],
+        update: Mapping[str, Any],
+        *,
+        upsert: bool = False,
+        fields: Sequence[str] | None = None,
+    ) -> Document | None:
+        """Update one document and return it as it is afterwards, or nothing."""
+        try:
+            document: Document | None = await self._do(
+                lambda c: c.find_one_and_update(
+                    query, update, fields, upsert=upsert, return_document=ReturnDocument.AFTER
+                )
+            )
+        except DuplicateKeyError as error:
+            raise _unavailable(error) from error
+        return document
+
+    async def remove(self, query: Mapping[str, Any]) -> Document | None:
+        """Delete one document and return it as it was, or nothing."""
+        document: Document | None = await self._do(lambda c: c.find_one_and_delete(query))
+        return document
+
+    async def ensure_index(
+        self, keys: Sequence[tuple[str, int]], *, lifetime: timedelta | None = None, **options: Any
+    ) -> None:
+        """Make an index where there is none; with a lifetime, set it on the one there is.
+
+        Raises:
+            ConfigurationError: the collection's contents or an older index stand in the way.
+        """
+        if lifetime is not None:
+            options["expireAfterSeconds"] = int(lifetime.total_seconds())
+        index = IndexModel(list(keys), **options)
+        try:
+            await self._do(lambda c: c.create_indexes([index]), explain=True)
+        except OperationFailure as error:
+            if error.code in _INDEX_EXISTS_DIFFERENTLY and lifetime is not None:
+                await self._set_lifetime(dict(keys), options["expireAfterSeconds"])
+            else:
+                raise self._cannot_index(keys, error) from None
+
+    async def _set_lifetime(self, keys: Mapping[str, int], seconds: int) -> None:
+        index = {"keyPattern": dict(keys), "expireAfterSeconds": seconds}
+        try:
+            await self._do(
+                lambda c: c.database.command("collMod", c.name, index=index), explain=True
+            )
+        except OperationFailure as error:
+            raise self._cannot_index(list(keys.items()), error) from None
+
+    def _cannot_index(
+        self, keys: Sequence[tuple[str, int]], error: OperationFailure
+    ) -> ConfigurationError:
+        names = ", ".join(name for name, _ in keys)
+        what_to_do = (
+            "two documents hold the same value: remove one"
+            if error.code == _DUPLICATE_KEY
+            else "drop the index of that name, it is made anew at the next start"
+        )
+        return ConfigurationError(
+            f"cannot index {self._collection.name} by {names} "
+            f"({error.details and error.details.get('codeName')}): {what_to_do}"
+        )
+
+    async def _do(self, operation: Callable[[Any], Any], *, explain: bool = False) -> Any:
+        try:
+            return await _run(lambda: operation(self._collection), self._is_async, COMMAND_SECONDS)
+        except OperationFailure as error:
+            # Duplicates are an answer; so is whatever the caller asked to have explained.
+            if isinstance(error, DuplicateKeyError | BulkWriteError) or explain:
+                raise
+            raise _unavailable(error) from error
+
+
+def as_utc(value: object) -> datetime | None:
+    """Read a moment as documents hold it: a BSON date, or the ISO text of the older shape.
+
+    A text without a zone is UTC. What is no moment at all is `None`.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+async def _run(operation: Callable[[], Any], is_async: bool, seconds: float) -> Any:
+    """Run one PyMongo operation, whose deadline PyMongo itself keeps."""
+    try:
+        with pymongo.timeout(seconds):
+            if is_async:
+                return await operation()
+            return await asyncio.to_thread(operation)
+    except OperationFailure as error:
+        if error.timeout:
+            raise _unavailable(error) from error
+        raise
+    except PyMongoError as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: PyMongoError) -> TemporarilyUnavailable:
+    # The class and code say what happened; a message could quote a document.
+    _log.warning("MongoDB: %s (code %s)", type(error).__name__, getattr(error, "code", None))
+    return TemporarilyUnavailable(detail=f"MongoDB: {type(error).__name__}")
+
+
+def _duplicates(error: BulkWriteError) -> set[int]:
+    """The places of the documents that were there already.
+
+    Raises:
+        TemporarilyUnavailable: something else went wrong too, so nothing is known to be durable.
+    """
+    details = error.details or {}
+    failures = details.get("writeErrors", [])
+    others = [f for f in failures if f.get("code") != _DUPLICATE_KEY]
+    if others or details.get("writeConcernErrors") or not failures:
+        raise _unavailable(error) from error
+    return {failure["index"] for failure in failures}

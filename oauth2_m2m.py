@@ -1,0 +1,166 @@
+"""An OAuth 2.0 authorization server for machines, mounted on any FastAPI app, kept in MongoDB.
+
+    m2m = OAuth2M2M(AsyncMongoClient("mongodb://localhost:27017").oauth2_m2m)
+    app = FastAPI(lifespan=m2m.lifespan)
+    app.include_router(m2m.router)
+
+    @app.get("/reports")
+    async def reports(token: Annotated[AccessToken, Security(m2m.access_token, scopes=["read"])]):
+        return {"reports_of": token.client_id}
+
+This is the door. What lies behind it is in `_oauth2_m2m`, one room per concept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, FastAPI
+
+from _oauth2_m2m.access_tokens import AccessToken
+from _oauth2_m2m.bearer import AccessTokenGuard, Refused
+from _oauth2_m2m.client_documents import Client, RegisteredClient
+from _oauth2_m2m.clients import Clients
+from _oauth2_m2m.config import Environment, Settings, environment_from
+from _oauth2_m2m.endpoints import endpoint_router
+from _oauth2_m2m.errors import (
+    BearerError,
+    ClientExists,
+    ClientNotFound,
+    ConfigurationError,
+    InsufficientScope,
+    InvalidClient,
+    InvalidGrant,
+    InvalidRequest,
+    InvalidScope,
+    InvalidToken,
+    MissingToken,
+    OAuth2Error,
+    OAuth2M2MError,
+    RateLimitExceeded,
+    TemporarilyUnavailable,
+    UnauthorizedClient,
+    UnsupportedGrantType,
+)
+from _oauth2_m2m.openapi import describe
+from _oauth2_m2m.revoking import find_target, revoke_target
+from _oauth2_m2m.services import Services
+from _oauth2_m2m.storage import AnyDatabase
+
+__all__ = [
+    "AccessToken",
+    "BearerError",
+    "Client",
+    "ClientExists",
+    "ClientNotFound",
+    "Clients",
+    "ConfigurationError",
+    "Environment",
+    "InsufficientScope",
+    "InvalidClient",
+    "InvalidGrant",
+    "InvalidRequest",
+    "InvalidScope",
+    "InvalidToken",
+    "MissingToken",
+    "OAuth2Error",
+    "OAuth2M2M",
+    "OAuth2M2MError",
+    "RateLimitExceeded",
+    "Refused",
+    "RegisteredClient",
+    "Settings",
+    "TemporarilyUnavailable",
+    "UnauthorizedClient",
+    "UnsupportedGrantType",
+]
+
+
+class OAuth2M2M:
+    """An OAuth 2.0 authorization server for machine clients.
+
+    Args:
+        database: a PyMongo `Database` or `AsyncDatabase`. The latter is faster; the former is
+            used from threads and works in any event loop. Nothing is sent before the first use.
+        environment: `development` or `production`; else the variable `ENVIRONMENT` says, and
+            without it `development`. In production a weak configuration stops the start.
+        scopes: the scopes to offer in the OpenAPI document, with what each allows. Those that
+            guarded routes ask for are added by themselves.
+
+    Attributes:
+        router: every endpoint; `app.include_router(m2m.router)`.
+        access_token: the guard; `Security(m2m.access_token, scopes=["read"])`.
+        clients: register, rotate, disable, enable, remove and list clients.
+
+    Raises:
+        ConfigurationError: the database is no PyMongo database, or the environment is unknown.
+    """
+
+    def __init__(
+        self,
+        database: AnyDatabase,
+        *,
+        environment: str | None = None,
+        scopes: Mapping[str, str] | None = None,
+    ) -> None:
+        self._services = Services(
+            database, environment_from(environment or os.environ.get("ENVIRONMENT"))
+        )
+        self.access_token = AccessTokenGuard(self._services, scopes or {})
+        self.clients: Clients = self._services.clients
+        self.router: APIRouter = endpoint_router(self._services, self._describing)
+
+    def requires(
+        self, *scopes: str, role: str | None = None
+    ) -> Callable[..., Awaitable[AccessToken]]:
+        """A dependency that asks for scopes and a role.
+
+        As in `Depends(m2m.requires("admin", role="admin"))`.
+
+        Args:
+            scopes: the scopes that the token must have, all of them.
+            role: the role that it must carry, if any.
+
+        Raises:
+            ValueError: a scope or the role is no single word.
+        """
+        return self.access_token.requires(*scopes, role=role)
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Check and prepare everything at the start, and finish what was begun at the end.
+
+        Without it the first request prepares the database, and a weak configuration in production
+        is answered with 503 instead of stopping the start.
+
+        Raises:
+            ConfigurationError: the start must not go on; the message is one line that says what
+                to do.
+        """
+        await self._services.prepare()
+        async with self._describing(app):
+            yield
+        await self._services.drain()
+
+    async def revoke(self, token: str) -> None:
+        """Revoke an access token, or a refresh token with its whole family.
+
+        When this returns, every request that starts later sees it, on every worker and host.
+
+        Raises:
+            InvalidToken: it is no token of this server, or has expired.
+            TemporarilyUnavailable: the database does not answer.
+        """
+        settings = await self._services.ready()
+        now = datetime.now(UTC)
+        target = await find_target(self._services, settings, token, now)
+        await revoke_target(self._services, target, now, caller=None)
+
+    @asynccontextmanager
+    async def _describing(self, app: FastAPI) -> AsyncIterator[None]:
+        """The router's own lifespan: apps that start without ours have their documents too."""
+        describe(app, self.access_token.scheme_name)
+        yield
