@@ -104,6 +104,7 @@ class Clients:
         }
         document = {name: value for name, value in document.items() if value is not None}
         client = client_from(document)
+        await self.prepare()  # in a fresh database nothing else makes ids unique yet
         if not await self._clients.insert_one(document):
             raise ClientExists(f"a client {client.client_id!r} is registered already")
         await self._record(Event.CLIENT_CREATED, client.client_id)

@@ -1,4 +1,4 @@
-"""POST /token: an access token for a client's credentials or a refresh token. RFC 6749 section 5."""
+"""POST /token: an access token for client credentials or a refresh token. RFC 6749 section 5."""
 
 from __future__ import annotations
 
