@@ -1,4 +1,9 @@
-"""`make serve`: MongoDB, two demo clients and the example's app, until Ctrl-C."""
+"""`make serve`: MongoDB, two demo clients and the example's app, until Ctrl-C.
+
+PORT (8000) is where the app listens, MONGODB_PORT (27017) where a started mongod does, and
+DATA_DIRECTORY (.data) where it keeps its data. MONGODB_URL and MONGODB_DB mean what they mean to
+the app: the MongoDB to use instead of starting one, and the database in it.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +97,9 @@ def _listening(port: int) -> socket.socket:
         return socket.create_server((HOST, port))
     except OSError as error:
         remedy = f"choose another with `PORT={port + 1} make serve`"
-        raise Unusable(f"port {port} cannot be used ({error.strerror}): {remedy}") from None
+        raise Unusable(
+            f"port {port} cannot be used ({os.strerror(error.errno or 0)}): {remedy}"
+        ) from None
 
 
 async def _register_demo_clients(url: str) -> None:

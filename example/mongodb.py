@@ -6,6 +6,7 @@ keeps majority writes and reads as real as they are in production.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from typing import Any
 
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 REPLICA_SET = "oauth2-m2m"
@@ -74,6 +77,7 @@ def running_mongodb(data_directory: Path, port: int | None = None) -> Iterator[s
     if port is not None and _is_listening(port):
         if not _serves(port, data_directory):
             raise PortTaken(port)
+        log.warning("using the mongod that runs on port %d already; it will be left running", port)
         yield _url(port)
         return
     process, port = _started(_find_mongod(data_directory), data_directory, port)
@@ -157,7 +161,7 @@ def _started(
 
 
 def _start(mongod: Path, data_directory: Path, port: int) -> subprocess.Popen[bytes]:
-    log = data_directory / "mongod.log"
+    output = data_directory / "mongod.log"
     command: list[str | Path] = [mongod]
     command += ["--replSet", REPLICA_SET, "--bind_ip", HOST, "--port", str(port), "--nounixsocket"]
     # Small, for a laptop. The journal is flushed every millisecond because commands that wait for
@@ -165,17 +169,17 @@ def _start(mongod: Path, data_directory: Path, port: int) -> subprocess.Popen[by
     command += ["--dbpath", data_directory, "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"]
     command += ["--journalCommitInterval", "1"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
-    with log.open("wb") as output:
+    with output.open("wb") as stream:
         process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=stream,
             stderr=subprocess.STDOUT,
             # Ctrl-C in the terminal must not reach mongod before the app has finished its requests.
             start_new_session=True,
         )
     try:
-        _wait_until_primary(process, port, log)
+        _wait_until_primary(process, port, output)
     except BaseException:
         _stop(process)
         raise
@@ -191,15 +195,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_until_primary(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_primary(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     with _client(port) as server:
         while not (_is_listening(port) and _is_primary(server, port)):
             if process.poll() is not None:
-                raise _explanation(process.returncode, port, log)
+                raise _explanation(process.returncode, port, output)
             if time.monotonic() > deadline:
                 raise MongoDBUnavailable(
-                    f"mongod was not ready within {START_SECONDS:.0f} s: {log} says why"
+                    f"mongod was not ready within {START_SECONDS:.0f} s: {output} says why"
                 )
             time.sleep(0.02)
 
@@ -228,23 +232,23 @@ def _configure(server: MongoClient[dict[str, Any]], port: int) -> None:
             server.admin.command("replSetReconfig", moved, force=True)
 
 
-def _explanation(code: int, port: int, log: Path) -> MongoDBUnavailable:
+def _explanation(code: int, port: int, output: Path) -> MongoDBUnavailable:
     """Why mongod ended before it was ready."""
     if code == PORT_IN_USE:
         return PortTaken(port)
     if code == DATA_IN_USE:
-        pid = (log.parent / "mongod.lock").read_text().strip()
+        pid = (output.parent / "mongod.lock").read_text().strip()
         return MongoDBUnavailable(
-            f"another mongod (pid {pid}) keeps its data in {log.parent} already: "
+            f"another mongod (pid {pid}) keeps its data in {output.parent} already: "
             f"stop it with `kill {pid}`, or set MONGODB_URL to use it"
         )
-    text = log.read_text(errors="replace")
+    text = output.read_text(errors="replace")
     missing = re.search(r"error while loading shared libraries: ([\w.+-]+)", text)
     if code == LIBRARY_MISSING and missing:
         library = missing[1]
         remedy = "apt-get install libcurl4" if "libcurl" in library else "install it"
         return MongoDBUnavailable(f"mongod needs {library}, which is not installed: {remedy}")
-    return MongoDBUnavailable(f"mongod ended with exit code {code}: {log} says why")
+    return MongoDBUnavailable(f"mongod ended with exit code {code}: {output} says why")
 
 
 def _is_listening(port: int) -> bool:

@@ -67,13 +67,16 @@ def test_data_outlives_restarts_and_crashes(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in pids)
 
 
-def test_a_server_that_still_runs_is_used_and_left_running(tmp_path: Path) -> None:
+def test_a_server_that_still_runs_is_used_and_left_running(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A second start with the same data finds the first one's server and does not stop it."""
     port = free_port()
     with running_mongodb(tmp_path, port) as url:
         pid = int((tmp_path / "mongod.lock").read_text())
         with running_mongodb(tmp_path, port) as again:
             assert again == url
+        assert "left running" in caplog.text
         assert alive(pid)
         assert f"kill {pid}" in refusal(tmp_path)
 
