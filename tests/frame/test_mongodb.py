@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -141,10 +140,7 @@ def test_a_mongod_that_never_gets_ready_is_stopped(
 ) -> None:
     """Waiting has an end, and leaves no process behind."""
     pid_file = tmp_path / "pid"
-    fake_mongod.write_text(
-        f"#!{sys.executable}\nimport os, pathlib, time\n"
-        f"pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
-    )
+    fake_mongod.write_text(f"#!/bin/sh\necho $$ > '{pid_file}'\nexec sleep 60\n")
     monkeypatch.setattr(mongodb, "START_SECONDS", 1)
     assert "not ready within 1 s" in refusal(tmp_path, free_port())
     assert not alive(int(pid_file.read_text()))
