@@ -34,7 +34,7 @@ format: $(INSTALLED) ## Format, and mend what ruff can mend
 # The lock names no index, so that everyone's pip asks the one it is configured for.
 lock: $(INSTALLED) ## Take newer dependencies into Pipfile.lock
 	$(pipenv) lock
-	.venv/bin/python .ci/forget_index.py Pipfile.lock
+	.venv/bin/python .ci/forget_index.py
 
 clean: ## Remove all that make has made, the database of `make serve` included
 	rm -rf .venv .data dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -53,6 +53,14 @@ def test_the_lock_names_no_source_and_hashes_every_package() -> None:
     assert unhashed == ["oauth2-m2m"]
 
 
+def test_the_lock_holds_what_the_pipfile_asks_for() -> None:
+    """A package added to the Pipfile is locked in the same commit."""
+    pipfile = tomllib.loads((ROOT / "Pipfile").read_text())
+    lock = json.loads((ROOT / "Pipfile.lock").read_text())
+    assert pipfile["packages"].keys() <= lock["default"].keys()
+    assert pipfile["dev-packages"].keys() <= lock["develop"].keys() | lock["default"].keys()
+
+
 @pytest.mark.parametrize("pattern", FORBIDDEN.values(), ids=FORBIDDEN.keys())
 def test_no_tracked_file_names(pattern: re.Pattern[str]) -> None:
     """The repository works on any machine, with any index."""
