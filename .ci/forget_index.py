@@ -1,4 +1,4 @@
-"""Make a Pipfile.lock that names no package index. Called by `make lock`, in the project's folder."""
+"""Make a Pipfile.lock that names no package index; `make lock` calls it in the project's folder."""
 
 import json
 from pathlib import Path
