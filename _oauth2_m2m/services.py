@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from _oauth2_m2m.admission import Admission
@@ -20,6 +21,8 @@ from _oauth2_m2m.refresh_tokens import RefreshTokens
 from _oauth2_m2m.revocation import Revocation
 from _oauth2_m2m.settings import SettingsSource
 from _oauth2_m2m.storage import AnyDatabase, Storage
+
+_log = logging.getLogger("oauth2_m2m")
 
 #: One request, the database's part of it in all. Past it the answer is 503.
 REQUEST_SECONDS = 4.5
@@ -54,13 +57,10 @@ class Services:
             await self._prepare_once.ask(None)
         return await self._settings.current()
 
-    async def remembered_settings(self) -> Settings:
-        """The settings that are at hand, whatever the database does now.
-
-        Raises:
-            TemporarilyUnavailable: none were ever read.
-        """
-        return self._settings.last_good or await self.ready()
+    @property
+    def last_good_settings(self) -> Settings | None:
+        """The settings that are at hand, whatever the database does now; `None` before any."""
+        return self._settings.last_good
 
     async def prepare(self) -> Settings:
         """Make the config and the indexes where there are none; safe from many workers at once.
@@ -81,7 +81,7 @@ class Services:
         except TemporarilyUnavailable as error:
             raise ConfigurationError(
                 f"MongoDB is unreachable ({error.detail}): start it, or set MONGODB_URL"
-            ) from error
+            ) from None
         self._prepared = True
         return settings
 
@@ -95,5 +95,9 @@ class Services:
         )
 
     async def _prepare_for_all(self, questions: Sequence[None]) -> Sequence[None]:
-        await self.prepare()
+        try:
+            await self.prepare()
+        except ConfigurationError as mistake:
+            _log.error("cannot serve: %s", mistake)
+            raise TemporarilyUnavailable(detail=str(mistake)) from None
         return [None] * len(questions)

@@ -83,7 +83,11 @@ class Storage:
             TemporarilyUnavailable: it gave none within that many seconds.
         """
         ping: Callable[[], Any] = lambda: self._database.command("ping")  # noqa: E731
-        await _run(ping, isinstance(self._database, AsyncDatabase), seconds)
+        try:
+            async with asyncio.timeout(seconds):  # PyMongo rounds the choice of a server up
+                await _run(ping, isinstance(self._database, AsyncDatabase), seconds)
+        except TimeoutError:
+            raise TemporarilyUnavailable(detail=f"no answer within {seconds:g} s") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,20 @@ async def _readiness(services: Services) -> Response:
         await services.storage.ping(PING_SECONDS)
     except OAuth2Error:
         checks["mongodb"] = f"no answer to a ping within {PING_SECONDS:.0f} s"
-    try:
-        services.keys.ring(await services.remembered_settings())
-    except OAuth2Error:
-        checks["signing_key"] = "the config in MongoDB cannot be read"
+    if not await _has_signing_key(services, may_ask=checks["mongodb"] == "ok"):
+        checks["signing_key"] = "the config in MongoDB was never read, or cannot be used"
     failing = [f"{part}: {state}" for part, state in checks.items() if state != "ok"]
     if not failing:
         return json_response({"status": "ok", "checks": checks})
     error = TemporarilyUnavailable("; ".join(failing))
     members = {"status": "unavailable", "checks": checks, **error_members(error)}
     return json_response(members, error.status_code, error.headers())
+
+
+async def _has_signing_key(services: Services, *, may_ask: bool) -> bool:
+    if services.last_good_settings is None and may_ask:
+        try:
+            await services.ready()
+        except OAuth2Error:
+            return False
+    return services.last_good_settings is not None
