@@ -88,6 +88,9 @@ class GroupCommit(Generic[Q, A]):
                 await self._answer(batch)
         finally:
             lane.worker = None
+            lane.waiting = 0
+            while lane.batches:  # only when this task was cancelled: nobody shall wait for ever
+                lane.batches.popleft().fail(_shutting_down())
 
     async def _answer(self, batch: _Batch[Q, A]) -> None:
         try:
@@ -95,15 +98,14 @@ class GroupCommit(Generic[Q, A]):
             if len(answers) != len(batch.questions):
                 raise AssertionError("a batch command must answer every question")
             batch.answers = answers
+            batch.done.set_result(None)
         except Exception as error:
             if not isinstance(error, TemporarilyUnavailable):
                 _log.exception("a batch of database work failed")
-            batch.failure = error
+            batch.fail(error)
         except BaseException:
-            batch.failure = TemporarilyUnavailable(detail="the server is shutting down")
+            batch.fail(_shutting_down())
             raise
-        finally:
-            batch.done.set_result(None)
 
 
 class _Batch(Generic[Q, A]):
@@ -116,6 +118,10 @@ class _Batch(Generic[Q, A]):
         self.answers: Sequence[A] = ()
         self.failure: Exception | None = None
         self.done: asyncio.Future[None] = loop.create_future()
+
+    def fail(self, error: Exception) -> None:
+        self.failure = error
+        self.done.set_result(None)
 
 
 class _Lane(Generic[Q, A]):
@@ -146,3 +152,7 @@ class _Answer(Generic[Q, A]):
             # A fresh exception each: one shared by many tasks would collect all their tracebacks.
             raise TemporarilyUnavailable(detail=str(batch.failure)) from None
         return batch.answers[self._place]
+
+
+def _shutting_down() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable(detail="the server is shutting down")
