@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hmac
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -123,6 +125,29 @@ async def new_machine(
     return Machine(server.http(ip), registered.client.client_id, registered.client_secret, method)
 
 
+def type_client(
+    server: Server, database: Database[Any], client_id: str, client_secret: str, **fields: Any
+) -> Machine:
+    """Write a client by hand, as an operator does in mongosh, and give it a machine."""
+    document = {"client_id": client_id, "scopes": ["read", "write"], "role": "user", **fields}
+    database["clients"].insert_one({"client_secret": client_secret, **document})
+    return Machine(server.http(), client_id, client_secret)
+
+
+def claims_of(token: str) -> Document:
+    """What an access token says, unchecked."""
+    claims: Document = json.loads(_b64_decode(token.split(".")[1]))
+    return claims
+
+
+def resigned(token: str, secret_key: str, **changes: Any) -> str:
+    """An access token with some of its claims changed, signed with the key of the config."""
+    header, payload, _ = token.split(".")
+    claims = {**json.loads(_b64_decode(payload)), **changes}
+    message = f"{header}.{_b64(json.dumps(claims).encode())}"
+    return f"{message}.{_b64(hmac.digest(secret_key.encode(), message.encode(), 'sha256'))}"
+
+
 def basic(client_id: str, client_secret: str) -> str:
     """The value of the header `Authorization` of `client_secret_basic`. RFC 6749 section 2.3.1."""
     pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
@@ -141,6 +166,14 @@ def audit(database: Database[Any], **query: Any) -> list[Document]:
 def events(database: Database[Any], **query: Any) -> list[str]:
     """The event types of the audit records that match, oldest first."""
     return [record["event_type"] for record in audit(database, **query)]
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _b64_decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _with_scope(fields: dict[str, str], scope: str | None) -> dict[str, str]:

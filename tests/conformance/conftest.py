@@ -10,6 +10,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+from tests.expectations import Log
 from tests.machine import Machine, new_machine
 from tests.server import Server, configure, running
 
@@ -41,3 +42,9 @@ async def server(start: Start) -> Server:
 async def machine(server: Server) -> Machine:
     """A client with the scopes read and write, authenticating by Basic."""
     return await new_machine(server)
+
+
+@pytest.fixture
+def log(database: Database[Any]) -> Log:
+    """The audit log of the test's server; what a test prepares with is new in it too."""
+    return Log(database)
