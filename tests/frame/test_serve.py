@@ -2,80 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import queue
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from example.mongodb import HOST, free_port
-
-ROOT = Path(__file__).parents[2]
-READY_SECONDS = 60
+from tests.example_service import READY_SECONDS, ROOT, pasted, serving
 
 pytestmark = pytest.mark.xdist_group("starts_mongod")
-
-
-class Service:
-    """A running `python -m example`, with what it has printed so far."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.output: list[str] = []
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "example"],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def instructions(self) -> str:
-        """The lines to paste, as soon as they are printed."""
-        deadline = time.monotonic() + READY_SECONDS
-        while (line := self._lines.get(timeout=max(0, deadline - time.monotonic()))) is not None:
-            self.output.append(line)
-            if "Ctrl-C" in line:
-                text = "".join(self.output)
-                return text[text.index("\nAPI=") : text.rindex("\nOr open")]
-        pytest.fail("".join(self.output))
-
-    def stop(self, number: signal.Signals) -> int:
-        """The exit code after this signal; nothing is left running."""
-        self.process.send_signal(number)
-        code = self.process.wait(30)
-        self._reader.join(30)
-        while (line := self._lines.get(timeout=1)) is not None:
-            self.output.append(line)
-        return code
-
-    def close(self) -> None:
-        """For tests that fail halfway: whatever happened, do not stay."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(30)
-        self._reader.join(30)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
@@ -87,25 +28,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "MONGODB_PORT": str(free_port()),
         "DATA_DIRECTORY": str(tmp_path / "data"),
     }
-
-
-@contextmanager
-def serving(environment: Mapping[str, str]) -> Iterator[Service]:
-    service = Service(environment)
-    try:
-        yield service
-    finally:
-        service.close()
-
-
-def pasted(lines: str) -> list[dict[str, object]]:
-    """The JSON bodies that bash shows when the printed lines are pasted into it."""
-    shell = subprocess.run(
-        ["bash", "-eu"], input=lines, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert shell.returncode == 0, shell.stdout + shell.stderr
-    assert shell.stderr == ""
-    return [json.loads(line) for line in shell.stdout.splitlines()]
 
 
 def is_open(port: str) -> bool:

@@ -1,0 +1,136 @@
+"""docs/operations.md: its queries, its steps, and every bound in its table."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from datetime import UTC, datetime, timedelta
+from textwrap import indent
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.database import Database
+
+from _oauth2_m2m.audit import AuditLog, Event
+from _oauth2_m2m.storage import Storage
+from oauth2_m2m import OAuth2M2M
+from tests.machine import Machine, Tokens, new_machine
+from tests.papers import ROOT, blocks, codes, mongosh, paper, section, table
+from tests.server import configure, running
+
+OPERATIONS = paper("docs/operations.md")
+AUDIT = section(OPERATIONS, "Reading the audit log")
+BOUNDS = table(OPERATIONS, "what")
+UNITS = {"s": "seconds", "h": "hours", "day": "days", "days": "days"}
+SOURCES = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "_oauth2_m2m").rglob("*.py"))
+WRITTEN = sorted({Event[name] for name in re.findall(r"\bEvent\.([A-Z_]+)", SOURCES)})
+
+
+@pytest.mark.parametrize("row", BOUNDS, ids=lambda row: codes(row[3])[0])
+def test_a_bound_is_what_the_code_says(row: list[str]) -> None:
+    """The number in the table is the constant that it names."""
+    module, _, constant = codes(row[3])[0].rpartition(".")
+    value = getattr(importlib.import_module(f"_oauth2_m2m.{module}"), constant)
+    number, _, unit = row[1].partition(" ")
+    expected: Any = float(number)
+    if isinstance(value, timedelta):
+        expected = timedelta(**{UNITS[unit]: expected})
+    assert value == expected
+
+
+def test_every_bound_is_in_the_table() -> None:
+    """A constant that is named like a bound is in the table."""
+    named = {codes(row[3])[0].rpartition(".")[2] for row in BOUNDS}
+    pattern = r"^(_?(?:LARGEST|LONGEST|MOST|DEEPEST)_\w+|\w+_SECONDS)\b.* = "
+    # The same bound in another unit.
+    assert set(re.findall(pattern, SOURCES, re.M)) - named == {"_LONGEST_LIFETIME_MINUTES"}
+
+
+def test_every_event_is_explained_and_has_a_query() -> None:
+    """Whatever the code can record is a row of the table, and a query finds it."""
+    assert sorted(codes(row[0])[0] for row in table(AUDIT, "event")) == WRITTEN
+    queried = " ".join(blocks(AUDIT, "js"))
+    assert [event for event in WRITTEN if f'"{event}"' not in queried] == []
+
+
+async def test_the_queries_of_the_audit_log_find_what_they_are_for(
+    async_database: AsyncDatabase[Any], database: Database[Any]
+) -> None:
+    """Each line that can be pasted into mongosh finds the records of its events."""
+    log = AuditLog(Storage(async_database))
+    for event in WRITTEN:
+        await log.record(
+            event, datetime.now(UTC), client_id="billing", jti="CuZp4rZiyaZLpvhaRNfm3q"
+        )
+    lines = blocks(AUDIT, "js")
+    assert lines
+    for line in lines:
+        assert mongosh(line, database), line
+
+
+async def call(database: AsyncDatabase[Any], tokens: Tokens) -> int:
+    """The status that a worker answers which has just read the config."""
+    async with running(database) as server, server.http() as http:
+        return (await Machine(http, "", "").call(tokens)).status_code
+
+
+async def test_rotating_the_signing_key_in_three_steps_ends_no_token_early(
+    async_database: AsyncDatabase[Any], database: Database[Any]
+) -> None:
+    """A token of either key is good on workers before and after the second step."""
+    steps = blocks(section(OPERATIONS, "Rotating SECRET_KEY"), "js")
+    configure(database, SECRET_KEY="<old key>")
+    async with running(async_database) as server:
+        before = await (await new_machine(server)).get_token()
+    mongosh(steps[0], database)
+    async with running(async_database) as announced:  # a worker that has not seen step 2 yet
+        mongosh(steps[1], database)
+        async with running(async_database) as server:
+            after = await (await new_machine(server)).get_token()
+        async with announced.http() as http:
+            machine = Machine(http, "", "")
+            assert (await machine.call(after)).status_code == 200
+            assert (await machine.call(before)).status_code == 200
+    assert await call(async_database, before) == 200
+    mongosh(steps[2], database)
+    assert await call(async_database, before) == 401
+    assert await call(async_database, after) == 200
+
+
+async def test_the_python_blocks_run(
+    async_database: AsyncDatabase[Any], database: Database[Any]
+) -> None:
+    """What is shown for rotating secrets and stopping clients runs as it stands."""
+    configure(database)
+    async with running(async_database) as server:
+        await server.m2m.clients.register("billing", scopes=["read"])
+        machine = await new_machine(server)
+        names: dict[str, Any] = {"m2m": server.m2m, "token": (await machine.get_token()).access}
+        for title in ("Rotating a client's secret", "Stopping a client"):
+            (block,) = blocks(section(OPERATIONS, title), "python")
+            exec(f"async def run():\n{indent(block, '    ')}", names)  # noqa: S102
+            await names["run"]()
+        assert (await machine.call(str(names["token"]))).status_code == 401
+    assert database["clients"].find_one({"client_id": "billing"}) is None
+
+
+async def test_a_client_is_disabled_by_hand(
+    async_database: AsyncDatabase[Any], database: Database[Any]
+) -> None:
+    """The line for mongosh ends the client's next token request at once."""
+    configure(database)
+    (line,) = blocks(section(OPERATIONS, "Stopping a client"), "js")
+    async with running(async_database) as server:
+        machine = await new_machine(server, client_id="billing")
+        assert (await machine.ask_token()).status_code == 200
+        mongosh(line, database)
+        assert (await machine.ask_token()).status_code == 401
+
+
+async def test_a_first_start_in_production_needs_a_config(database: Database[Any]) -> None:
+    """The config that is made by itself is not for production, as the page says."""
+    with pytest.raises(Exception, match="ISSUER"):
+        async with OAuth2M2M(database, environment="production").lifespan(FastAPI()):
+            pass
