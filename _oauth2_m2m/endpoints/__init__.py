@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import Lifespan
 
 from _oauth2_m2m.endpoints import health, refresh, revoke, token
-from _oauth2_m2m.endpoints.route import OAuthRoute, never_redirect
+from _oauth2_m2m.endpoints.route import OAuthRoute
 from _oauth2_m2m.services import Services
 
 _ENDPOINTS = (token, refresh, revoke, health)
@@ -22,5 +22,4 @@ def endpoint_router(services: Services, lifespan: Lifespan[FastAPI]) -> APIRoute
     router = APIRouter(route_class=OAuthRoute, tags=["oauth2"], lifespan=lifespan)
     for endpoint in _ENDPOINTS:
         endpoint.add_to(router, services)
-    never_redirect(router)
     return router

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from _oauth2_m2m.errors import (
@@ -30,7 +31,6 @@ JSON = "application/json"
 BODY_SECONDS = 10
 
 _BODY = "oauth2_m2m.body"
-_EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class OAuthRoute(APIRoute):
@@ -58,30 +58,26 @@ class OAuthRoute(APIRoute):
 
         return handle
 
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Claim the path with trailing slashes too, to refuse it.
+
+        Left to itself an app would redirect to an address that it builds from the `Host` header,
+        and the client would follow with its secret.
+        """
+        if scope["type"] == "http" and scope["path"].endswith("/"):
+            match, child_scope = super().matches({**scope, "path": scope["path"].rstrip("/")})
+            return (Match.FULL if match is Match.PARTIAL else match), child_scope
+        return super().matches(scope)
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a wrong method like any other error, with a body that says so."""
-        if self.methods and scope["method"] not in self.methods:
+        """Answer a wrong path or method like any other error, with a body that says so."""
+        if scope["path"].endswith("/"):
+            await error_response(NotFound())(scope, receive, send)
+        elif self.methods and scope["method"] not in self.methods:
             wrong = MethodNotAllowed(", ".join(sorted(self.methods)))
             await error_response(wrong)(scope, receive, send)
         else:
             await super().handle(scope, receive, send)
-
-
-def never_redirect(router: APIRouter) -> None:
-    """Answer 404 where a trailing slash is too many.
-
-    Left to itself an app would redirect to an address that it builds from the `Host` header, and
-    the client would follow with its secret.
-    """
-    for route in list(router.routes):
-        if isinstance(route, APIRoute):
-            router.add_api_route(
-                f"{route.path}/", _not_found, methods=_EVERY_METHOD, include_in_schema=False
-            )
-
-
-async def _not_found(request: Request) -> Response:
-    raise NotFound
 
 
 async def _read_body(request: Request) -> None:
