@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 from pymongo.database import Database
@@ -102,14 +102,14 @@ class Machine:
 
     async def post(self, path: str, **fields: str) -> httpx.Response:
         """Send a form, authenticated in this machine's way."""
-        headers = {}
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
         if self.method == "basic":
             headers["Authorization"] = basic(self.client_id, self.client_secret)
         elif self.method == "post":
             fields = {"client_id": self.client_id, "client_secret": self.client_secret, **fields}
         elif self.method == "plain":
             fields = {"username": self.client_id, "password": self.client_secret, **fields}
-        return await self.http.post(path, data=fields, headers=headers)
+        return await self.http.post(path, content=urlencode(fields), headers=headers)
 
 
 async def new_machine(
