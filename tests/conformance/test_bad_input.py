@@ -1,0 +1,404 @@
+"""What must never happen, whatever arrives: a 500, a redirect, an answer without a reason.
+
+One server and one database serve the whole table, for the cases do not touch each other and a
+database for each would take most of the time. An exception that escapes the app fails the case.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.database import Database
+
+from tests.expectations import Log, expect_error, expect_no_store
+from tests.machine import Machine, basic, claims_of, new_machine
+from tests.server import Server, configure, running
+
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+LARGEST = 65_536
+
+#: What a refusal is called in the audit log, by the endpoint that refuses.
+EVENTS = {
+    "/token": "login_failure",
+    "/refresh": "refresh_token_invalid",
+    "/revoke": "token_invalid",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A running server, a client of it, and the test's view of the database."""
+
+    server: Server
+    machine: Machine
+    log: Log
+
+    async def send(
+        self,
+        path: str,
+        body: bytes,
+        content_type: str | None,
+        *,
+        authorized: bool = False,
+        method: str = "POST",
+    ) -> httpx.Response:
+        """Send a body as it is."""
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        if authorized:
+            headers["Authorization"] = basic(self.machine.client_id, self.machine.client_secret)
+        return await self.machine.http.request(method, path, content=body, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def module_database(mongo_client: MongoClient[Any]) -> Iterator[Database[Any]]:
+    """The database of this table."""
+    name = f"oauth2_m2m_test_{uuid.uuid4().hex}"
+    yield mongo_client[name]
+    mongo_client.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+async def module_world(
+    mongo_url: str, module_database: Database[Any]
+) -> AsyncIterator[tuple[Server, Machine]]:
+    """The server of this table."""
+    configure(module_database)
+    async with (
+        AsyncMongoClient[dict[str, Any]](mongo_url) as mongo,
+        running(mongo[module_database.name]) as server,
+    ):
+        yield server, await new_machine(server)
+
+
+@pytest.fixture
+def world(module_world: tuple[Server, Machine], module_database: Database[Any]) -> World:
+    """The server of this table, and a log that sees only what the test itself causes."""
+    log = Log(module_database)
+    log.new()
+    return World(*module_world, log)
+
+
+# --- Forms --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A body, and the answer to it."""
+
+    name: str
+    body: bytes
+    content_type: str | None = FORM
+    status: int = 400
+    error: str = "invalid_request"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+GRANT = b"grant_type=client_credentials"
+
+
+def unknown(name: str, body: bytes) -> Case:
+    """A form that can be read, from a client that nobody knows."""
+    return Case(name, body, status=401, error="invalid_client")
+
+
+BAD_FORMS = [
+    Case("empty", b""),
+    Case("empty, no content type", b"", None),
+    Case("no content type", b"username=a&password=b", None),
+    Case("JSON", b'{"username": "a", "password": "b"}', JSON),
+    Case("text", b"username=a&password=b", "text/plain"),
+    Case("nearly the content type", b"username=a&password=b", f"{FORM}x"),
+    Case("a content type with a space", b"username=a&password=b", "application / json"),
+    Case("a content type of nonsense", b"username=a&password=b", ";;;="),
+    Case(
+        "multipart",
+        b'--x\r\nContent-Disposition: form-data; name="username"\r\n\r\na\r\n--x--\r\n',
+        "multipart/form-data; boundary=x",
+    ),
+    Case("multipart without a boundary", b"username=a", "multipart/form-data"),
+    Case("XML", b"<username>a</username>", "application/xml"),
+    Case("gzip", b"\x1f\x8b\x08\x00\x00\x00\x00\x00", FORM),
+    Case("not UTF-8", b"username=\xff\xfe&password=b"),
+    Case("not UTF-8 in a name", b"user\xffname=a&password=b"),
+    Case("percent-encoding of what is not UTF-8", b"username=%FF&password=b"),
+    Case("the same in a name", b"%C3%28=a&username=a&password=b"),
+    Case("a lone surrogate", b"username=%ED%A0%80&password=b"),
+    Case("an overlong spelling", b"username=%C0%AF&password=b"),
+    Case("a truncated character", b"username=a&password=%E2%82"),
+    Case("UTF-16", "username=a&password=b".encode("utf-16")),
+    Case("only separators", b"&&&&&"),
+    Case("only equals signs", b"===="),
+    Case("no equals sign", b"username"),
+    Case("a repeated parameter", b"username=a&username=a&password=b"),
+    Case("a repeated empty parameter", b"username=&username=&password=b"),
+    Case("a parameter repeated under another spelling", b"username=a&user%6eame=a&password=b"),
+    Case("a repeated nameless parameter", b"=a&=b&username=a&password=b"),
+    Case("101 fields", b"&".join(b"f%d=" % n for n in range(99)) + b"&username=a&password=b"),
+    Case("100,000 separators", b"username=a&password=b" + b"&" * 40_000),
+    Case("a parameter in brackets", b"username[$ne]=a&password[$ne]=b"),
+    Case("a byte order mark", b"\xef\xbb\xbfusername=a&password=b", status=422),
+    Case("; as separator", b"username=a;password=b", status=422),
+    Case("a NUL before the name", b"%00username=a&password=b", status=422),
+    Case("another case of the name", b"Username=a&password=b", status=422),
+    Case("no value", b"username&password=b", status=422),
+    Case("one byte too many", GRANT + b"&x=" + b"x" * (LARGEST - 31), status=413),
+    Case("a megabyte", b"x" * 1_000_000, status=413),
+    Case("a megabyte of JSON", b'"' + b"x" * 1_000_000, JSON, status=413),
+    unknown("a NUL", b"username=%00&password=%00"),
+    unknown("a raw NUL", b"username=\x00&password=\x00"),
+    unknown("odd percent signs", b"username=%&password=%zz%4"),
+    unknown("an operator", b"username=%24ne&password=%24gt"),
+    unknown("a document", b'username={"$ne":1}&password={"$ne":1}'),
+    unknown("beyond the BMP", b"username=%F0%9F%94%91&password=x"),
+    unknown("line breaks", b"username=a%0D%0Ab&password=%0A"),
+    unknown("a long id", b"username=" + b"a" * 60_000 + b"&password=b"),
+    unknown("a long secret", b"username=a&password=" + b"a" * 60_000),
+    unknown("a window's key", b"username=~0%3A192.0.2.1&password=b"),
+    unknown("no credentials", GRANT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_FORMS, ids=str)
+async def test_a_bad_form_at_token(world: World, case: Case) -> None:
+    """Every malformed form at /token is refused with a reason, and recorded as login_failure."""
+    response = await world.send("/token", case.body, case.content_type)
+    expect_error(response, case.status, case.error)
+    (record,) = world.log.new()
+    assert record["event_type"] == "login_failure"
+    assert record["ip"] == "192.0.2.1"
+    assert len(record["client_id"] or "") <= 128
+
+
+BAD_REVOCATIONS = [
+    Case("empty", b""),
+    Case("not UTF-8", b"token=\xff"),
+    Case("percent-encoding of what is not UTF-8", b"token=%FF"),
+    Case("a lone surrogate", b"token=%ED%A0%80"),
+    Case("a repeated parameter", b"token=a&token=a"),
+    Case("101 fields", b"&".join(b"f%d=" % n for n in range(100)) + b"&token=a"),
+    Case("only separators", b"&&&&&"),
+    Case("; as separator", b"hint=x;token=a"),
+    Case("a token in brackets", b"token[]=a"),
+    Case("one byte too many", b"token=" + b"x" * (LARGEST - 5), status=413),
+]
+
+
+@pytest.mark.parametrize("case", BAD_REVOCATIONS, ids=str)
+async def test_a_bad_form_at_revoke(world: World, case: Case) -> None:
+    """Every malformed form at /revoke is refused, even of a client that proves itself."""
+    response = await world.send("/revoke", case.body, case.content_type, authorized=True)
+    expect_error(response, case.status, case.error)
+    (record,) = world.log.new()
+    assert record["event_type"] == "token_invalid"
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+_WRONG_TYPES = {
+    "a number": b"1", "a fraction": b"1.5", "true": b"true", "null": b"null", "a list": b'["a"]',
+    "an object": b'{"a": "b"}', "an operator": b'{"$ne": null}', "a regular expression":
+    b'{"$regex": ".*"}', "infinity in disguise": b"1e999", "minus zero": b"-0.0",
+    "an endless number": b"9" * 5000,
+}  # fmt: skip
+
+BAD_JSON = [
+    ("empty", b"", JSON),
+    ("no content type", b'{"refresh_token": "a"}', None),
+    ("text", b'{"refresh_token": "a"}', "text/plain"),
+    ("another JSON", b'{"refresh_token": "a"}', "application/json-patch+json"),
+    ("multipart", b"--x--", "multipart/form-data; boundary=x"),
+    ("not JSON", b"hello", JSON),
+    ("a form", b"refresh_token=a&access_token=a", JSON),
+    ("half of it", b'{"refresh_token": "a"', JSON),
+    ("more than one", b'{"refresh_token": "a"}{}', JSON),
+    ("single quotes", b"{'refresh_token': 'a'}", JSON),
+    ("a trailing comma", b'{"refresh_token": "a",}', JSON),
+    ("a comment", b'{"refresh_token": "a"} // x', JSON),
+    ("NaN", b'{"refresh_token": NaN}', JSON),
+    ("NaN elsewhere", b'{"refresh_token": "a", "access_token": "a", "x": NaN}', JSON),
+    ("Infinity", b'{"refresh_token": Infinity}', JSON),
+    ("-Infinity", b'{"x": -Infinity}', JSON),
+    ("a lone surrogate", b'{"refresh_token": "\\ud800"}', JSON),
+    ("a lone surrogate of the other half", b'{"access_token": "a\\udc00b"}', JSON),
+    ("a lone surrogate in a name", b'{"\\ud800": 1, "refresh_token": "a"}', JSON),
+    ("a lone surrogate far inside", b'{"refresh_token": "a", "x": [{"y": "\\udfff"}]}', JSON),
+    ("a raw surrogate", b'{"refresh_token": "\xed\xa0\x80"}', JSON),
+    ("not UTF-8", b'{"refresh_token": "\xff"}', JSON),
+    ("UTF-16", '{"refresh_token": "a"}'.encode("utf-16"), JSON),
+    ("a byte order mark", b'\xef\xbb\xbf{"refresh_token": "a"}', JSON),
+    ("a raw NUL", b'{"refresh_token": "\x00"}', JSON),
+    ("a raw line break", b'{"refresh_token": "a\nb"}', JSON),
+    ("a bad escape", b'{"refresh_token": "\\x41"}', JSON),
+    ("a repeated member", b'{"refresh_token": "a", "refresh_token": "b"}', JSON),
+    ("a repeated member far inside", b'{"refresh_token": "a", "x": {"y": 1, "y": 1}}', JSON),
+    ("deep lists", b"[" * 30_000 + b"]" * 30_000, JSON),
+    ("deep lists without end", b"[" * 60_000, JSON),
+    ("deep objects", b'{"a":' * 10_000 + b"1" + b"}" * 10_000, JSON),
+    ("deep in a member", b'{"refresh_token": "a", "x": ' + b"[" * 40 + b"]" * 40 + b"}", JSON),
+    ("a list", b'[{"refresh_token": "a"}]', JSON),
+    ("a text", b'"refresh_token"', JSON),
+    ("a number", b"7", JSON),
+    ("null", b"null", JSON),
+    ("an empty object", b"{}", JSON),
+    ("another case of the name", b'{"Refresh_Token": "a", "ACCESS_TOKEN": "a"}', JSON),
+]  # fmt: skip
+
+_JSON_CASES = [
+    *((path, *case) for path in ("/refresh", "/revoke") for case in BAD_JSON),
+    *(
+        (path, f"{member} is {name}", b'{"%s": %s}' % (member.encode(), value), JSON)
+        for path, member in (
+            ("/refresh", "refresh_token"),
+            ("/revoke", "refresh_token"),
+            ("/revoke", "access_token"),
+        )
+        for name, value in _WRONG_TYPES.items()
+    ),
+    *(
+        ("/refresh", f"scope is {name}", b'{"refresh_token": "a", "scope": %s}' % value, JSON)
+        for name, value in _WRONG_TYPES.items()
+        if name != "null"
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type"),
+    [pytest.param(p, body, kind, id=f"{p} {name}") for p, name, body, kind in _JSON_CASES],
+)
+async def test_bad_json(world: World, path: str, body: bytes, content_type: str | None) -> None:
+    """Every malformed body at /refresh and /revoke is 422 in our words, and recorded."""
+    answer = expect_error(await world.send(path, body, content_type), 422, "invalid_request")
+    assert "sys." not in answer["error_description"]
+    world.log.expect(EVENTS[path], client_id=None, reason="invalid_request")
+
+
+# --- The bounds ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("path", ["/token", "/refresh", "/revoke"])
+async def test_a_body_has_64_kib(world: World, path: str, chunked: bool) -> None:
+    """65,536 bytes are read, one more is 413, whether or not the length is announced."""
+    machine, tokens = world.machine, await world.machine.get_token()
+    start, padding, kind = {
+        "/token": (GRANT + b"&padding=", b"x", FORM),
+        "/refresh": (b'{"refresh_token": "%s"}' % tokens.refresh.encode(), b" ", JSON),
+        "/revoke": (b'{"access_token": "%s"}' % tokens.access.encode(), b" ", JSON),
+    }[path]
+    headers = {"Content-Type": kind}
+    if path == "/token":
+        headers["Authorization"] = basic(machine.client_id, machine.client_secret)
+    world.log.new()
+    for length, status in ((LARGEST + 1, 413), (LARGEST, 200)):
+        body = start + padding * (length - len(start))
+        content = _in_pieces(body) if chunked else body
+        response = await machine.http.post(path, content=content, headers=headers)
+        assert ("content-length" in response.request.headers) != chunked
+        if status == 413:
+            expect_error(response, 413, "invalid_request")
+            world.log.expect(EVENTS[path], client_id=None, reason="larger")
+        else:
+            assert response.status_code == status, response.text
+
+
+async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), 1000):
+        yield body[at : at + 1000]
+
+
+async def test_a_form_has_a_hundred_fields(world: World) -> None:
+    """100 fields are read, 101 are not."""
+    for more, status in ((99, 200), (100, 400)):
+        body = b"&".join([GRANT, *(b"f%d=x" % n for n in range(more))])
+        response = await world.send("/token", body, FORM, authorized=True)
+        assert response.status_code == status, response.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"grant%5ftype=client%5Fcredentials&scope=%72ead",
+        b"grant_type=client_credentials&scope=read+write",
+        b"grant_type=client_credentials&scope=read%20write",
+        b"&&grant_type=client_credentials&&",
+        b"grant_type=client_credentials&%00=%00&%=%&x=%zz&\xf0\x9f\x94\x91=1&=",
+        b"grant_type=client_credentials&__proto__=1&$where=1&a[b]=c",
+    ],
+)
+async def test_an_odd_form_that_says_enough_is_read(world: World, body: bytes) -> None:
+    """Oddities that change no meaning do not stop a client."""
+    response = await world.send("/token", body, f"{FORM.upper()} ;charset=UTF-8", authorized=True)
+    assert response.status_code == 200, response.text
+
+
+# --- Methods and paths --------------------------------------------------------------------------
+
+POSTS = ("/token", "/refresh", "/revoke")
+GETS = ("/health", "/health/live", "/health/ready")
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "X"]
+)
+async def test_another_method_is_405(world: World, path: str, method: str) -> None:
+    """The token endpoints speak POST only and say so; nothing is counted or recorded."""
+    query = f"{path}?username=a&password=b&grant_type=client_credentials"
+    response = await world.machine.http.request(method, query)
+    if method == "HEAD":  # whose answer has no body
+        assert response.status_code == 405
+        expect_no_store(response)
+    else:
+        expect_error(response, 405, "invalid_request")
+    assert response.headers["allow"] == "POST"
+    world.log.expect_nothing()
+
+
+@pytest.mark.parametrize("path", [*POSTS, *GETS])
+@pytest.mark.parametrize("ending", ["/", "//", "///", "%2F", "/%2F", "/?a=b", "//?a=b"])
+async def test_a_trailing_slash_never_redirects(world: World, path: str, ending: str) -> None:
+    """A slash too many is 404, whatever the Host header and the method: nobody is sent away."""
+    machine = world.machine
+    headers = {
+        "Host": "evil.example",
+        "X-Forwarded-Host": "evil.example",
+        "Authorization": basic(machine.client_id, machine.client_secret),
+    }
+    form = {"grant_type": "client_credentials"}
+    for method in ("POST", "GET", "PUT"):
+        response = await machine.http.request(method, path + ending, data=form, headers=headers)
+        assert response.status_code == 404, f"{method}: {response.headers}"
+        assert "location" not in response.headers
+        assert "evil" not in response.text + str(response.headers)
+    world.log.expect_nothing()
+
+
+@pytest.mark.parametrize("path", [*POSTS, *GETS])
+async def test_a_trailing_slash_has_an_answer_like_any_error(world: World, path: str) -> None:
+    """The 404 of one slash too many has the members and headers of every other error."""
+    response = await world.machine.http.post(f"{path}/", headers={"Host": "evil.example"})
+    expect_error(response, 404, "invalid_request")
+
+
+async def test_the_host_header_decides_nothing(world: World) -> None:
+    """A spoofed Host changes neither the token's issuer nor the answer."""
+    usual = claims_of((await world.machine.get_token()).access)
+    world.machine.http.headers["Host"] = "evil.example"
+    try:
+        response = await world.machine.ask_token()
+    finally:
+        del world.machine.http.headers["Host"]
+    assert response.status_code == 200
+    expect_no_store(response)
+    claims = claims_of(response.json()["access_token"])
+    assert (claims["iss"], claims["aud"]) == (usual["iss"], usual["aud"])
