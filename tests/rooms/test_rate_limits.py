@@ -1,0 +1,180 @@
+"""Rate limits: every request its own place, over all workers together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymongo import AsyncMongoClient
+from pymongo.database import Database
+
+from _oauth2_m2m.errors import RateLimitExceeded
+from _oauth2_m2m.rate_limits import (
+    FAILURE_BUCKETS,
+    RateLimits,
+    bad_token_key,
+    check_place,
+    client_key,
+    failure_key,
+)
+from _oauth2_m2m.storage import Storage
+
+if TYPE_CHECKING:
+    from tests.rooms.conftest import Commands
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+async def take(room: RateLimits, key: str) -> int:
+    return await room.take(key, NOW)
+
+
+@pytest.mark.parametrize(("requests", "workers"), [(1, 1), (40, 1), (40, 8), (200, 4)])
+async def test_parallel_requests_have_the_places_from_one(
+    mongo_url: str, database_name: str, requests: int, workers: int
+) -> None:
+    """N requests over several workers get exactly the places 1 to N, the first ones included."""
+    clients = [AsyncMongoClient[Any](mongo_url) for _ in range(workers)]
+    rooms = [RateLimits(Storage(client[database_name])) for client in clients]
+    places = await asyncio.gather(*(take(rooms[n % workers], "a") for n in range(requests)))
+    assert sorted(places) == list(range(1, requests + 1))
+    assert await rooms[0].taken("a") == requests
+    for client in clients:
+        await client.close()
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), min_size=1, max_size=40))
+@settings(max_examples=25)
+def test_keys_do_not_mix(database: Database[Any], requests: list[tuple[str, int]]) -> None:
+    """Whatever arrives together, each key counts its own requests and no others."""
+    database.rate_limits.delete_many({})
+    rooms = [RateLimits(Storage(database)) for _ in range(3)]
+
+    async def take_all() -> list[int]:
+        return await asyncio.gather(*(take(rooms[worker], key) for key, worker in requests))
+
+    places: dict[str, list[int]] = {"a": [], "b": [], "c": []}
+    for (key, _), place in zip(requests, asyncio.run(take_all()), strict=True):
+        places[key].append(place)
+    assert {key: sorted(found) for key, found in places.items()} == {
+        key: list(range(1, len(found) + 1)) for key, found in places.items()
+    }
+
+
+async def test_one_worker_serves_in_the_order_of_arrival(storage: Storage) -> None:
+    """Whoever asks first has the earlier place."""
+    room = RateLimits(storage)
+    answers = [room.take("a", NOW) for _ in range(5)]
+    assert [await answer for answer in answers] == [1, 2, 3, 4, 5]
+
+
+async def test_a_window_admits_its_limit_and_no_more(storage: Storage) -> None:
+    """Of sixty parallel requests over three workers, a limit of seven admits seven."""
+    rooms = [RateLimits(storage) for _ in range(3)]
+    key = client_key("reporter", "192.0.2.7", NOW)
+
+    async def admitted(n: int) -> bool:
+        try:
+            check_place(await take(rooms[n % 3], key), 7, key, NOW)
+        except RateLimitExceeded:
+            return False
+        return True
+
+    assert Counter(await asyncio.gather(*map(admitted, range(60)))) == {True: 7, False: 53}
+
+
+async def test_looking_takes_no_place(storage: Storage) -> None:
+    """What was counted can be asked for without being counted."""
+    room = RateLimits(storage)
+    assert await room.taken("a") == 0
+    await room.take("a", NOW)
+    assert [await room.taken("a"), await room.taken("a"), await room.taken("b")] == [1, 1, 0]
+
+
+async def test_a_window_is_one_document(storage: Storage, database: Database[Any]) -> None:
+    """The contract's document, however many requests it counts, tidied after a day."""
+    room = RateLimits(storage)
+    await room.prepare()
+    await asyncio.gather(*(take(room, "a") for _ in range(9)))
+    await room.take("a", NOW + timedelta(seconds=30))
+    assert list(database.rate_limits.find()) == [{"_id": "a", "count": 10, "timestamp": NOW}]
+    indexes = database.rate_limits.index_information()
+    assert indexes["timestamp_1"]["expireAfterSeconds"] == 86_400
+
+
+async def test_counting_is_by_id(
+    watched_storage: Storage, commands: Commands, database: Database[Any]
+) -> None:
+    """Among 20,000 windows, counting and looking read their own."""
+    room = RateLimits(watched_storage)
+    await room.prepare()
+    database.rate_limits.insert_many(
+        {"_id": f"client-{n}:192.0.2.7:203001020304", "count": 1, "timestamp": NOW}
+        for n in range(20_000)
+    )
+    commands.sent.clear()
+    keys = [f"client-{n}:192.0.2.7:203001020304" for n in (1, 2, 99_999)]
+    places = await asyncio.gather(*(take(room, key) for key in keys))
+    assert places == [2, 2, 1]
+    await asyncio.gather(*(_taken(room, key) for key in keys))
+    plans = commands.plans(database)
+    assert len(plans) == 4
+    assert not [plan for plan in plans if "COLLSCAN" in plan.stages]
+    assert all(plan.examined <= 3 for plan in plans)
+
+
+async def _taken(room: RateLimits, key: str) -> int:
+    return await room.taken(key)
+
+
+# The rules
+
+
+@pytest.mark.parametrize(
+    ("place", "limit", "admitted"),
+    [(1, 1, True), (2, 1, False), (60, 60, True), (61, 60, False), (10**9, 0, True), (1, 0, True)],
+)
+def test_the_first_places_are_admitted(place: int, limit: int, admitted: bool) -> None:
+    """As many as the limit says, and all when it is 0."""
+    if admitted:
+        check_place(place, limit, "key", NOW)
+    else:
+        with pytest.raises(RateLimitExceeded) as refusal:
+            check_place(place, limit, "key", NOW, "reporter")
+        assert (refusal.value.key, refusal.value.limit) == ("key", limit)
+        assert refusal.value.client_id == "reporter"
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_refusal_says_when_the_window_ends(now: datetime) -> None:
+    """From 1 to 60 seconds, and by then the window is another one."""
+    with pytest.raises(RateLimitExceeded) as refusal:
+        check_place(2, 1, "key", now)
+    seconds = refusal.value.reset_seconds
+    assert 1 <= seconds <= 60
+    if now < datetime.max.replace(tzinfo=UTC) - timedelta(minutes=2):
+        then = now + timedelta(seconds=seconds)
+        assert client_key("a", "ip", then) != client_key("a", "ip", now)
+        assert refusal.value.headers()["Retry-After"] == str(seconds)
+
+
+def test_the_keys_are_those_of_the_contract() -> None:
+    """The client, the address and the minute in UTC; failures apart from everybody's budget."""
+    moment = NOW.astimezone()
+    assert client_key("reporter", "192.0.2.7", moment) == "reporter:192.0.2.7:203001020304"
+    assert bad_token_key("192.0.2.7", moment) == "~:192.0.2.7:203001020304"
+    bucket = failure_key("reporter", "192.0.2.7", moment).split(":")[0]
+    assert failure_key("reporter", "192.0.2.7", moment) == f"{bucket}:192.0.2.7:203001020304"
+    assert 0 <= int(bucket.removeprefix("~")) < FAILURE_BUCKETS
+
+
+def test_made_up_ids_share_a_bounded_number_of_windows() -> None:
+    """However many ids somebody invents, an address has 64 windows of failures a minute."""
+    keys = {failure_key(f"made-up-{n}", "192.0.2.7", NOW) for n in range(5000)}
+    assert len(keys) == FAILURE_BUCKETS
+    assert all(key.startswith("~") for key in keys)
