@@ -1,0 +1,336 @@
+"""Which client is calling: what is presented, and whether it is true."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pymongo.database import Database
+
+from _oauth2_m2m import credentials
+from _oauth2_m2m.audit import AuditLog
+from _oauth2_m2m.client_authentication import (
+    ClientAuthentication,
+    Presented,
+    is_plain,
+    present_plain,
+    present_standard,
+)
+from _oauth2_m2m.clients import Clients
+from _oauth2_m2m.credentials import SecretChecker, fingerprint, make_client_secret
+from _oauth2_m2m.errors import InvalidClient, InvalidRequest, Unprocessable
+from _oauth2_m2m.revocation import Revocation
+from _oauth2_m2m.storage import Storage
+
+NOW = datetime(2030, 1, 2, tzinfo=UTC)
+
+
+def basic(pair: str | bytes) -> str:
+    data = pair if isinstance(pair, bytes) else pair.encode()
+    return f"Basic {base64.b64encode(data).decode()}"
+
+
+# What is presented
+
+
+@pytest.mark.parametrize(
+    ("form", "plain"),
+    [
+        ({"username": "a", "password": "b"}, True),
+        ({"username": "a"}, True),
+        ({"password": "b"}, True),
+        ({"grant_type": "password"}, True),
+        ({"grant_type": "client_credentials", "username": "a"}, False),
+        ({"grant_type": "anything"}, False),
+        ({}, None),
+        ({"client_id": "a", "client_secret": "b"}, None),
+    ],
+)
+def test_the_dialect_is_known_by_its_words(form: dict[str, str], plain: bool | None) -> None:
+    """`username` or `password` without a grant is plain; neither is no request at all."""
+    if plain is None:
+        with pytest.raises(InvalidRequest):
+            is_plain(form)
+    else:
+        assert is_plain(form) is plain
+
+
+def test_plain_credentials_are_read() -> None:
+    """The client's id and secret, as people type them."""
+    presented = present_plain({"username": "a", "password": "b"}, [])
+    assert presented == Presented("a", "b")
+    assert "password" not in repr(Presented("a", "the-password"))
+
+
+@pytest.mark.parametrize("field", ["username", "password"])
+def test_a_missing_plain_field_is_named(field: str) -> None:
+    """422 with the field's name, as FastAPI's own clients expect it."""
+    form = {"username": "a", "password": "b"}
+    del form[field]
+    with pytest.raises(Unprocessable) as refusal:
+        present_plain(form, [])
+    assert [error["loc"] for error in refusal.value.field_errors()] == [["body", field]]
+
+
+@pytest.mark.parametrize(
+    ("extra", "authorization"),
+    [({"client_secret": "c"}, []), ({}, [basic("a:b")]), ({}, ["Bearer x"]), ({}, ["", ""])],
+)
+def test_a_plain_request_authenticates_in_one_way(
+    extra: dict[str, str], authorization: list[str]
+) -> None:
+    """Two ways at once are refused before either is looked at."""
+    with pytest.raises(InvalidRequest):
+        present_plain({"username": "a", "password": "b", **extra}, authorization)
+
+
+@pytest.mark.parametrize(
+    ("header", "client_id", "secret"),
+    [
+        (basic("a:b"), "a", "b"),
+        (basic("a:b:c"), "a", "b:c"),
+        (basic("a:b").replace("Basic", "bASIC"), "a", "b"),
+        (basic("a:b").replace("Basic ", "Basic   "), "a", "b"),
+        (basic("a%3Ab:c%25d"), "a:b", "c%d"),
+        (basic("a+b:c+d"), "a b", "c d"),
+        (basic("a%2Bb:c"), "a+b", "c"),
+        (basic("caf%C3%A9:s"), "caf\u00e9", "s"),
+        (basic("caf\u00e9:s\u00e9"), "caf\u00e9", "s\u00e9"),
+        (basic("a:%zz"), "a", "%zz"),
+        (basic("a.-_~:b.-_~"), "a.-_~", "b.-_~"),
+    ],
+)
+def test_basic_credentials_are_read(header: str, client_id: str, secret: str) -> None:
+    """Base64 of id and secret, each form-encoded as RFC 6749 section 2.3.1 asks."""
+    assert present_standard({}, [header]) == Presented(client_id, secret, by_basic=True)
+    assert present_standard({"client_id": client_id}, [header]).client_id == client_id
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Basic",
+        "Basic ",
+        "Basic !",
+        "Basic YTpi\u00e9",
+        "Basic YTp",
+        "Basic YTpi YTpi",
+        "Basic a:b",
+        basic(""),
+        basic(":"),
+        basic("a:"),
+        basic(":b"),
+        basic("ab"),
+        basic(b"\xff:b"),
+        basic(b"a:\xff"),
+        basic("a:%ff"),
+        basic("%ed%a0%80:b"),
+        basic("a:bc").replace("=", ""),
+    ],
+    ids=ascii,
+)
+def test_a_malformed_basic_header_is_an_invalid_client(header: str) -> None:
+    """401 with the Basic challenge, whatever is wrong with it. RFC 6749 section 5.2."""
+    with pytest.raises(InvalidClient) as refusal:
+        present_standard({"client_id": "a", "client_secret": "b"}, [header])
+    assert refusal.value.headers()["WWW-Authenticate"].startswith("Basic ")
+
+
+@given(st.one_of(st.text(), st.binary().map(lambda b: base64.b64encode(b).decode())))
+def test_any_basic_header_is_read_or_an_invalid_client(text: str) -> None:
+    """Nothing else is ever raised, and neither half is empty or undecodable."""
+    try:
+        presented = present_standard({}, [f"Basic {text}"])
+    except InvalidClient:
+        return
+    assert presented.client_id.encode()
+    assert presented.secret.encode()
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), min_size=1), st.text(min_size=1, alphabet="a:%+ \u00e9")
+)
+def test_encoded_basic_credentials_are_read_as_they_were(client_id: str, secret: str) -> None:
+    """Whatever characters an id and a secret have, form-encoding carries them."""
+    header = basic(f"{quote_plus(client_id)}:{quote_plus(secret)}")
+    assert present_standard({}, [header]) == Presented(client_id, secret, by_basic=True)
+
+
+def test_post_credentials_are_read() -> None:
+    """`client_secret_post`, with no challenge to come."""
+    form = {"client_id": "a", "client_secret": "b"}
+    assert present_standard(form, []) == Presented("a", "b")
+
+
+@pytest.mark.parametrize("form", [{}, {"client_id": "a"}, {"client_secret": "b"}], ids=repr)
+@pytest.mark.parametrize("authorization", [[], ["Bearer x"], ["Negotiate"]], ids=repr)
+def test_no_credentials_are_an_invalid_client(
+    form: dict[str, str], authorization: list[str]
+) -> None:
+    """Without both halves there is no client, and no challenge that was not asked for."""
+    with pytest.raises(InvalidClient) as refusal:
+        present_standard(form, authorization)
+    assert refusal.value.headers() == {}
+
+
+@pytest.mark.parametrize(
+    ("form", "authorization"),
+    [
+        ({"client_secret": "b"}, [basic("a:b")]),
+        ({"client_id": "a", "client_secret": "b"}, [basic("a:b")]),
+        ({"client_id": "other"}, [basic("a:b")]),
+        ({}, [basic("a:b"), basic("a:b")]),
+        ({"client_id": "a", "client_secret": "b"}, ["Bearer x", "Bearer y"]),
+    ],
+    ids=repr,
+)
+def test_two_ways_at_once_are_an_invalid_request(
+    form: dict[str, str], authorization: list[str]
+) -> None:
+    """RFC 6749 section 2.3: one method a request."""
+    with pytest.raises(InvalidRequest):
+        present_standard(form, authorization)
+
+
+# Whether it is true
+
+
+@pytest.fixture
+def authentication(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> ClientAuthentication:
+    """The room, with a scrypt that costs nothing."""
+    monkeypatch.setattr(credentials, "_SCRYPT_N", 16)
+    checker = SecretChecker()
+    clients = Clients(storage, AuditLog(storage), Revocation(storage), checker)
+    return ClientAuthentication(clients, checker)
+
+
+MADE, OTHER = make_client_secret(), make_client_secret()
+DOCUMENT = {"client_id": "a", "client_secret": fingerprint(MADE), "scopes": ["read"]}
+TYPED = {"client_id": "a", "client_secret": "test_secret", "scopes": ["read"]}
+
+
+@pytest.mark.parametrize(
+    ("secret", "document"),
+    [
+        (MADE, DOCUMENT),
+        ("test_secret", TYPED),
+        (OTHER, {**DOCUMENT, "secrets": [{"secret": fingerprint(OTHER)}]}),
+        (MADE, {**DOCUMENT, "allowed_networks": ["192.0.2.0/24"]}),
+        (MADE, {**DOCUMENT, "disabled": False}),
+    ],
+    ids=range(5),
+)
+async def test_the_right_secret_is_the_client(
+    authentication: ClientAuthentication,
+    database: Database[Any],
+    secret: str,
+    document: dict[str, Any],
+) -> None:
+    """Any live secret, from where the client may come from."""
+    database.clients.insert_one(dict(document))
+    presented = Presented("a", secret)
+    client = await authentication.authenticate(presented, document, "192.0.2.7", NOW)
+    assert client.client_id == "a"
+
+
+REFUSED: list[tuple[str, dict[str, Any] | None, str]] = [
+    (MADE, None, "unknown"),
+    ("typed", None, "unknown"),
+    (OTHER, DOCUMENT, "wrong"),
+    ("typed", TYPED, "wrong"),
+    ("", {**TYPED, "client_secret": ""}, "wrong"),
+    (MADE, {**DOCUMENT, "client_secret": None}, "wrong"),
+    (fingerprint(MADE), DOCUMENT, "wrong"),
+    ("scrypt$x", {**TYPED, "client_secret": "scrypt$x"}, "wrong"),
+    ("x" * 1025, {**TYPED, "client_secret": "x" * 1025}, "wrong"),
+    ("x" * 32, {**TYPED, "client_secret": "another"}, "wrong"),
+    (OTHER, {**DOCUMENT, "secrets": [{"secret": fingerprint(OTHER), "expires_at": NOW}]}, "wrong"),
+    (MADE, {**DOCUMENT, "disabled": True}, "disabled"),
+    ("test_secret", {**TYPED, "disabled": True}, "disabled"),
+    (MADE, {**DOCUMENT, "allowed_networks": ["10.0.0.0/8"]}, "address"),
+    (MADE, {**DOCUMENT, "scopes": "read"}, "malformed"),
+    (MADE, {**DOCUMENT, "disabled": "no"}, "malformed"),
+    (MADE, {**DOCUMENT, "secrets": "x"}, "malformed"),
+]
+
+
+@pytest.mark.parametrize("by_basic", [True, False])
+@pytest.mark.parametrize(("secret", "document", "word"), REFUSED, ids=range(len(REFUSED)))
+async def test_every_refusal_looks_the_same(
+    authentication: ClientAuthentication,
+    secret: str,
+    document: dict[str, Any] | None,
+    word: str,
+    by_basic: bool,
+) -> None:
+    """Unknown, wrong, expired, disabled, misplaced or malformed: only the audit log knows."""
+    presented = Presented("a", secret, by_basic)
+    with pytest.raises(InvalidClient) as refusal:
+        await authentication.authenticate(presented, document, "192.0.2.7", NOW)
+    assert refusal.value.description == InvalidClient.default
+    assert bool(refusal.value.headers()) is by_basic
+    assert word in refusal.value.detail
+    assert len(secret) < 2 or secret not in refusal.value.detail
+
+
+@pytest.mark.parametrize(("secret", "document", "word"), REFUSED, ids=range(len(REFUSED)))
+async def test_every_refusal_costs_the_same(
+    authentication: ClientAuthentication,
+    monkeypatch: pytest.MonkeyPatch,
+    secret: str,
+    document: dict[str, Any] | None,
+    word: str,
+) -> None:
+    """One slow digest for a secret that has not the made shape, none for one that has."""
+    computed = 0
+    slow = hashlib.scrypt
+
+    def counting(*args: Any, **options: Any) -> bytes:
+        nonlocal computed
+        computed += 1
+        return slow(*args, **options)
+
+    monkeypatch.setattr(hashlib, "scrypt", counting)
+    with pytest.raises(InvalidClient):
+        await authentication.authenticate(Presented("a", secret), document, "192.0.2.7", NOW)
+    assert computed == (0 if secret in (MADE, OTHER) else 1)
+
+
+async def test_a_typed_secret_is_hashed_in_place_at_its_first_use(
+    authentication: ClientAuthentication, database: Database[Any]
+) -> None:
+    """The plain text is gone after the first success, and the secret still works."""
+    typed = {**TYPED, "secrets": [{"secret": "second", "expires_at": NOW + timedelta(days=1)}]}
+    database.clients.insert_one(dict(typed))
+    for secret in ("wrong", "test_secret", "test_secret", "second", "second"):
+        document = database.clients.find_one({}, {"_id": 0})
+        presented = Presented("a", secret)
+        if secret == "wrong":
+            with pytest.raises(InvalidClient):
+                await authentication.authenticate(presented, document, "192.0.2.7", NOW)
+            assert database.clients.find_one({}, {"_id": 0}) == typed
+        else:
+            await authentication.authenticate(presented, document, "192.0.2.7", NOW)
+    found = database.clients.find_one({})
+    assert found is not None
+    assert found["client_secret"].startswith("scrypt$")
+    assert found["secrets"][0]["secret"].startswith("scrypt$")
+    assert found["secrets"][0]["expires_at"] == NOW + timedelta(days=1)
+
+
+async def test_a_made_secret_typed_in_the_clear_becomes_its_fingerprint(
+    authentication: ClientAuthentication, database: Database[Any]
+) -> None:
+    """A secret with 256 random bits needs no slow digest, wherever it was typed."""
+    database.clients.insert_one({**TYPED, "client_secret": MADE})
+    document = database.clients.find_one({})
+    await authentication.authenticate(Presented("a", MADE), document, "192.0.2.7", NOW)
+    found = database.clients.find_one({})
+    assert found is not None
+    assert found["client_secret"] == fingerprint(MADE)

@@ -1,0 +1,435 @@
+"""Clients: registered, rotated, disabled and removed, whoever else does so at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import bson
+import pytest
+from bson.raw_bson import RawBSONDocument
+from pymongo.database import Database
+
+from _oauth2_m2m.audit import AuditLog
+from _oauth2_m2m.client_documents import MOST_SECRETS, Client, client_from
+from _oauth2_m2m.clients import LARGEST_PAGE, Clients
+from _oauth2_m2m.credentials import SecretChecker, fingerprint, is_digest, is_made_here
+from _oauth2_m2m.errors import ClientExists, ClientNotFound
+from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
+from _oauth2_m2m.storage import Storage
+
+if TYPE_CHECKING:
+    from tests.rooms.conftest import Commands
+
+HOUR = timedelta(hours=1)
+
+
+def new_room(storage: Storage) -> Clients:
+    """A worker's room, with all that it stands on."""
+    return Clients(storage, AuditLog(storage), Revocation(storage), SecretChecker())
+
+
+@pytest.fixture
+async def clients(storage: Storage) -> Clients:
+    """The room, prepared."""
+    room = new_room(storage)
+    await room.prepare()
+    return room
+
+
+def events(database: Database[Any], client_id: str) -> list[str]:
+    return [d["event_type"] for d in database.audit_logs.find({"client_id": client_id})]
+
+
+async def works(room: Clients, client_id: str, secret: str) -> bool:
+    """Whether a secret is among the live ones of a client."""
+    document = await room.find(client_id)
+    assert document is not None
+    stored = client_from(document).live_secrets(datetime.now(UTC))
+    return (await SecretChecker().match(secret, stored)).stored is not None
+
+
+async def epoch_is_dead(storage: Storage, client: Client) -> bool:
+    question = Question((epoch_mark(client.client_id, client.epoch),))
+    return await Revocation(storage).is_revoked(question)
+
+
+async def test_a_registered_client_is_found_as_it_was_registered(
+    clients: Clients, database: Database[Any]
+) -> None:
+    """Everything that was said of it is stored, its secret as a digest only, and audited."""
+    registered = await clients.register(
+        "reporter",
+        scopes=["write", "read"],
+        role="admin",
+        name="The reporter",
+        access_token_expire_minutes=5,
+        max_requests_per_minute=7,
+        allowed_networks=["10.0.0.0/8"],
+        grant_types=["client_credentials"],
+        issue_refresh_tokens=False,
+    )
+    found = await clients.get("reporter")
+    assert found.scopes == {"read", "write"}
+    assert (found.role, found.name) == ("admin", "The reporter")
+    assert found.access_token_lifetime == timedelta(minutes=5)
+    assert found.max_requests_per_minute == 7
+    assert found.grant_types == frozenset({"client_credentials"})
+    assert found.issue_refresh_tokens is False
+    assert found.epoch == registered.client.epoch != ""
+    document = database.clients.find_one({})
+    assert document is not None
+    assert document["client_secret"] == fingerprint(registered.client_secret)
+    assert document["scopes"] == ["read", "write"]
+    assert is_made_here(registered.client_secret)
+    assert registered.client_secret not in repr(registered)
+    assert events(database, "reporter") == ["client_created"]
+
+
+async def test_an_id_is_made_where_there_is_none(clients: Clients) -> None:
+    """Two clients without an id are two clients."""
+    first, second = [await clients.register(scopes=["read"]) for _ in range(2)]
+    assert first.client.client_id != second.client.client_id
+    assert (await clients.get(first.client.client_id)).role == "user"
+
+
+async def test_a_typed_secret_is_stored_as_its_digest(
+    clients: Clients, database: Database[Any]
+) -> None:
+    """A secret that somebody chose works, and stands nowhere in the clear."""
+    await clients.register("test_client", scopes=[], client_secret="test_secret")
+    document = database.clients.find_one({})
+    assert document is not None
+    assert document["client_secret"].startswith("scrypt$")
+    assert b"test_secret" not in bson.encode(document)
+    assert await works(clients, "test_client", "test_secret")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"client_id": ""}, "client_id"),
+        ({"client_id": "a b"}, "client_id"),
+        ({"client_id": "a:b"}, "client_id"),
+        ({"client_id": "a%"}, "client_id"),
+        ({"client_id": "~a"}, "client_id"),
+        ({"client_id": "a\n"}, "client_id"),
+        ({"client_id": "\u00e9"}, "client_id"),
+        ({"client_id": "x" * 129}, "client_id"),
+        ({"client_secret": ""}, "client_secret"),
+        ({"client_secret": "x" * 1025}, "client_secret"),
+        ({"client_secret": fingerprint("x")}, "digest"),
+        ({"client_secret": "scrypt$x"}, "digest"),
+        ({"scopes": ["a b"]}, "scopes"),
+        ({"scopes": [""]}, "scopes"),
+        ({"role": "two words"}, "role"),
+        ({"access_token_expire_minutes": 0}, "access_token_expire_minutes"),
+        ({"max_requests_per_minute": -1}, "max_requests_per_minute"),
+        ({"allowed_networks": ["10.0.0.1/8"]}, "allowed_networks"),
+        ({"name": 7}, "name"),
+    ],
+    ids=repr,
+)
+async def test_what_cannot_be_stored_is_refused(
+    clients: Clients, database: Database[Any], changes: dict[str, Any], word: str
+) -> None:
+    """The message says which argument is at fault, and nothing is stored or audited."""
+    with pytest.raises(ValueError, match=word):
+        await clients.register(**{"client_id": "reporter", "scopes": ["read"], **changes})
+    assert database.clients.count_documents({}) == database.audit_logs.count_documents({}) == 0
+
+
+async def test_an_id_is_taken_once(storage: Storage, database: Database[Any]) -> None:
+    """Of parallel registrations on a fresh database one succeeds, the others are told."""
+    outcomes = await asyncio.gather(
+        *(new_room(storage).register("reporter", scopes=[str(n)]) for n in range(8)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(outcome, ClientExists) for outcome in outcomes) == 7
+    assert database.clients.count_documents({}) == 1
+    assert events(database, "reporter") == ["client_created"]
+
+
+async def test_rotating_without_overlap_ends_the_old_secret_and_its_tokens(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """The old secret and every live token stop at once; the new secret works."""
+    old = await clients.register("reporter", scopes=["read"])
+    new = await clients.rotate_secret("reporter")
+    assert not await works(clients, "reporter", old.client_secret)
+    assert await works(clients, "reporter", new.client_secret)
+    assert new.client.epoch != old.client.epoch
+    assert await epoch_is_dead(storage, old.client)
+    assert not await epoch_is_dead(storage, new.client)
+    assert events(database, "reporter") == ["client_created", "secret_rotated"]
+
+
+async def test_rotating_with_overlap_keeps_the_old_secret_for_a_while(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """Both secrets work side by side until the overlap is over, and no token dies."""
+    secrets = [(await clients.register("reporter", scopes=["read"])).client_secret]
+    for _ in range(2):
+        secrets.append((await clients.rotate_secret("reporter", overlap=HOUR)).client_secret)
+    assert [await works(clients, "reporter", secret) for secret in secrets] == [True] * 3
+    client = await clients.get("reporter")
+    assert not await epoch_is_dead(storage, client)
+    later = datetime.now(UTC) + HOUR
+    assert client.live_secrets(later) == [fingerprint(secrets[-1])]
+    await clients.rotate_secret("reporter")
+    assert [await works(clients, "reporter", secret) for secret in secrets] == [False] * 3
+    assert b"m2ms_" not in b"".join(map(bson.encode, database.clients.find()))
+
+
+async def test_an_overlap_never_prolongs_a_secret(clients: Clients) -> None:
+    """A secret that ends in an hour still does after a rotation with a longer overlap."""
+    await clients.register("reporter", scopes=["read"])
+    await clients.rotate_secret("reporter", overlap=HOUR)
+    await clients.rotate_secret("reporter", overlap=10 * HOUR)
+    client = await clients.get("reporter")
+    assert len(client.live_secrets(datetime.now(UTC))) == 3
+    assert len(client.live_secrets(datetime.now(UTC) + 2 * HOUR)) == 2
+
+
+async def test_parallel_rotations_lose_no_secret(storage: Storage, clients: Clients) -> None:
+    """Each rotation that succeeds hands out a secret that works, however many run at once."""
+    await clients.register("reporter", scopes=["read"])
+    outcomes = await asyncio.gather(
+        *(new_room(storage).rotate_secret("reporter", overlap=HOUR) for _ in range(4)),
+        return_exceptions=True,
+    )
+    rotated = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert rotated
+    assert [await works(clients, "reporter", r.client_secret) for r in rotated] == [True] * len(
+        rotated
+    )
+
+
+async def test_the_number_of_live_secrets_is_bounded(
+    clients: Clients, database: Database[Any]
+) -> None:
+    """One more than there may be is refused, and expired ones make room."""
+    await clients.register("reporter", scopes=["read"])
+    end = datetime.now(UTC) + HOUR
+    full = [{"id": str(n), "secret": f"s{n}", "expires_at": end} for n in range(MOST_SECRETS - 1)]
+    database.clients.update_one({}, {"$set": {"secrets": full}})
+    with pytest.raises(ValueError, match="live secrets"):
+        await clients.rotate_secret("reporter", overlap=HOUR)
+    database.clients.update_one({}, {"$set": {"secrets.0.expires_at": end - 2 * HOUR}})
+    await clients.rotate_secret("reporter", overlap=HOUR)
+    with pytest.raises(ValueError, match="negative"):
+        await clients.rotate_secret("reporter", overlap=-HOUR)
+
+
+async def test_a_disabled_client_stops_and_an_enabled_one_starts_anew(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """Its live tokens are dead at once, on every worker, and stay dead when it is enabled."""
+    before = (await clients.register("reporter", scopes=["read"])).client
+    assert await clients.remembered("reporter") is not None
+    disabled = await clients.disable("reporter")
+    assert disabled.disabled
+    assert await clients.remembered("reporter") is None
+    assert await epoch_is_dead(storage, before)
+    enabled = await clients.enable("reporter")
+    assert not enabled.disabled
+    assert enabled.epoch != before.epoch
+    assert await epoch_is_dead(storage, before)
+    assert not await epoch_is_dead(storage, enabled)
+    assert (await clients.remembered("reporter")) == enabled
+    expected = ["client_created", "client_disabled", "client_updated"]
+    assert events(database, "reporter") == expected
+
+
+async def test_a_removed_client_is_gone_with_its_tokens(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """Nothing of it is left but the mark on its tokens; the id is free again."""
+    before = (await clients.register("reporter", scopes=["read"])).client
+    await clients.remembered("reporter")
+    await clients.remove("reporter")
+    assert database.clients.count_documents({}) == 0
+    assert await clients.remembered("reporter") is None
+    assert await epoch_is_dead(storage, before)
+    again = (await clients.register("reporter", scopes=["read"])).client
+    assert not await epoch_is_dead(storage, again)
+
+
+async def test_all_tokens_of_a_client_can_be_revoked(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """The client and its secret go on working, in a new epoch."""
+    before = await clients.register("reporter", scopes=["read"])
+    await clients.revoke_tokens("reporter")
+    assert await epoch_is_dead(storage, before.client)
+    assert not await epoch_is_dead(storage, await clients.get("reporter"))
+    assert await works(clients, "reporter", before.client_secret)
+    assert events(database, "reporter") == ["client_created", "token_revoked"]
+
+
+@pytest.mark.parametrize("epoch", [{}, {"epoch": None}, {"epoch": ""}], ids=repr)
+async def test_a_client_typed_by_hand_is_managed_like_any_other(
+    clients: Clients, database: Database[Any], epoch: dict[str, Any]
+) -> None:
+    """A document without an epoch can be disabled, enabled and rotated."""
+    typed = {"client_id": "typed", "client_secret": "test_secret", "scopes": ["read"]}
+    database.clients.insert_one({**typed, "role": "user", **epoch})
+    assert (await clients.disable("typed")).disabled
+    assert not (await clients.enable("typed")).disabled
+    rotated = await clients.rotate_secret("typed", overlap=HOUR)
+    assert await works(clients, "typed", rotated.client_secret)
+    assert await works(clients, "typed", "test_secret")
+
+
+@pytest.mark.parametrize(
+    "method", ["get", "rotate_secret", "disable", "enable", "remove", "revoke_tokens"]
+)
+async def test_an_unknown_client_is_told(
+    clients: Clients, database: Database[Any], method: str
+) -> None:
+    """Every call says that there is no such client, and records nothing."""
+    with pytest.raises(ClientNotFound, match="nobody"):
+        await getattr(clients, method)("nobody")
+    assert database.audit_logs.count_documents({}) == 0
+    assert database.revoked_tokens.count_documents({}) == 0
+
+
+async def test_clients_are_listed_a_page_at_a_time(clients: Clients) -> None:
+    """In the order of their ids, each once."""
+    for name in ("d", "a", "c", "b", "e"):
+        await clients.register(name, scopes=[])
+    first = await clients.list(limit=2)
+    second = await clients.list(after=first[-1].client_id, limit=10)
+    assert [client.client_id for client in first + second] == list("abcde")
+    assert await clients.list(after="e") == []
+    for limit in (0, -1, LARGEST_PAGE + 1):
+        with pytest.raises(ValueError, match="limit"):
+            await clients.list(limit=limit)
+
+
+async def test_questions_that_come_together_have_their_own_answers(
+    clients: Clients, commands: Commands, database: Database[Any]
+) -> None:
+    """Each asker gets its own client's document, or nothing."""
+    for name in "abc":
+        await clients.register(name, scopes=[name])
+
+    async def find(name: str) -> Any:
+        return await clients.find(name)
+
+    names = ["a", "nobody", "c", "a", "b", "", "A"]
+    found = await asyncio.gather(*map(find, names))
+    assert [d and d["client_id"] for d in found] == ["a", None, "c", "a", "b", None, None]
+
+
+FAR = bson.DatetimeMS(8_640_000_000_000_000)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"client_id": ["odd", "more"]},
+        {"client_id": "odd", "created_at": FAR},
+        {"client_id": "odd", "secrets": [{"secret": "x", "expires_at": FAR}]},
+        {"client_id": "odd", "access_token_expire_minutes": bson.Int64(2**62)},
+        {"client_id": "odd", "scopes": 7},
+    ],
+    ids=repr,
+)
+async def test_an_odd_document_harms_no_other_client(
+    clients: Clients, database: Database[Any], odd: dict[str, Any]
+) -> None:
+    """A document that somebody mistyped is their client's trouble alone."""
+    await clients.register("reporter", scopes=["read"])
+    database.clients.insert_one(RawBSONDocument(bson.encode({"_id": 1, **odd})))
+
+    async def remembered(name: str) -> Client | None:
+        return await clients.remembered(name)
+
+    good, _ = await asyncio.gather(remembered("reporter"), remembered("odd"))
+    assert good is not None
+    assert good.client_id == "reporter"
+
+
+async def test_good_news_is_remembered_for_less_than_30_seconds(
+    clients: Clients, database: Database[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client disabled by hand is refused in time; one that was enabled works at once."""
+    passed = 0.0
+    monkeypatch.setattr("_oauth2_m2m.clients.time.monotonic", lambda: 1000.0 + passed)
+    await clients.register("reporter", scopes=["read"])
+    assert await clients.remembered("reporter") is not None
+    database.clients.update_one({}, {"$set": {"disabled": True}})
+    assert await clients.remembered("reporter") is not None
+    passed = 30.0
+    assert await clients.remembered("reporter") is None
+    database.clients.update_one({}, {"$set": {"disabled": False}})
+    assert await clients.remembered("reporter") is not None
+    database.clients.delete_many({})
+    passed = 60.0
+    assert await clients.remembered("reporter") is None
+
+
+async def test_a_typed_secret_is_replaced_wherever_it_stands(
+    clients: Clients, database: Database[Any]
+) -> None:
+    """The plain text gives way to its digest, and a secret that was changed meanwhile stays."""
+    others = [{"secret": "other"}, {"secret": "plain"}]
+    typed = {"client_id": "typed", "client_secret": "plain", "scopes": [], "secrets": others}
+    database.clients.insert_one(typed)
+    client = await clients.get("typed")
+    adopted = await clients.adopt(client, "plain", "scrypt$digest")
+    assert adopted.live_secrets(datetime.now(UTC)) == ["scrypt$digest", "other", "scrypt$digest"]
+    await clients.adopt(client, "gone", "scrypt$wrong")
+    found = database.clients.find_one({})
+    assert found is not None
+    assert found["client_secret"] == "scrypt$digest"
+    assert [secret["secret"] for secret in found["secrets"]] == ["other", "scrypt$digest"]
+    assert is_digest(found["client_secret"])
+
+
+async def test_a_client_that_was_removed_and_typed_anew_has_an_epoch_of_its_own(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """What is typed anew after a removal works with new tokens; the old ones stay dead."""
+    typed = {"client_id": "typed", "client_secret": "plain", "scopes": []}
+    database.clients.insert_one(dict(typed))
+    before = await clients.get("typed")
+    await clients.remove("typed")
+    database.clients.insert_one(dict(typed))
+    after = await clients.adopt(await clients.get("typed"), "plain", "scrypt$digest")
+    assert await epoch_is_dead(storage, before)
+    assert not await epoch_is_dead(storage, after)
+
+
+async def test_ids_are_unique_by_index(clients: Clients, database: Database[Any]) -> None:
+    """The index of the contract stands, and can be made again."""
+    await clients.prepare()
+    assert database.clients.index_information()["client_id_1"]["unique"] is True
+
+
+async def test_no_look_up_reads_the_collection_from_end_to_end(
+    watched_storage: Storage, commands: Commands, database: Database[Any]
+) -> None:
+    """Among 20,000 clients, looking some up and a page of them read no more than those."""
+    room = new_room(watched_storage)
+    await room.prepare()
+    database.clients.insert_many(
+        {"client_id": f"client-{n:05}", "client_secret": f"sha256${n}", "scopes": ["read"]}
+        for n in range(20_000)
+    )
+    commands.sent.clear()
+
+    async def find(n: int) -> Any:
+        return await room.find(f"client-{n:05}")
+
+    assert None not in await asyncio.gather(*map(find, range(50)))
+    await room.get("client-00007")
+    await room.list(after="client-10000", limit=50)
+    await room.adopt(await room.get("client-00009"), "sha256$9", "sha256$8")
+    await room.rotate_secret("client-00011", overlap=HOUR)
+    plans = commands.plans(database)
+    assert len(plans) >= 8
+    assert not [plan for plan in plans if "COLLSCAN" in plan.stages]
+    assert all(plan.examined <= 51 for plan in plans)
