@@ -11,7 +11,7 @@ pipenv := VIRTUAL_ENV="$(CURDIR)/.venv" PIPENV_PIPFILE="$(CURDIR)/Pipfile" PIPEN
 	.venv/bin/pipenv
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format lock clean
+.PHONY: help serve test check format lock bench clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -35,6 +35,11 @@ format: $(INSTALLED) ## Format, and mend what ruff can mend
 lock: $(INSTALLED) ## Take newer dependencies into Pipfile.lock
 	$(pipenv) lock
 	.venv/bin/python .ci/forget_index.py
+
+# The contenders live in .bench/, so that nobody who only uses the project installs them.
+bench: ## Measure against other servers (ROUNDS, SECONDS, CONNECTIONS, CLIENTS, ONLY, QUICK=1)
+	@"$(PYTHON)" bench/install.py
+	@.bench/python/bin/python -m bench
 
 clean: ## Remove all that make has made, the database of `make serve` included
 	rm -rf .venv .data dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The contenders, one small file each, set up as their own documentation says for production."""

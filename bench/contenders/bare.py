@@ -1,0 +1,11 @@
+"""The protected route without any protection: what FastAPI itself costs."""
+
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/protected")
+async def protected() -> dict[str, str]:
+    """Greet."""
+    return {"message": "Hello bench_0, you have accessed a protected route!"}
