@@ -1,0 +1,301 @@
+"""Four worker processes on one database: together they promise what one promises alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.database import Database
+
+from example.mongodb import HOST, free_port
+from oauth2_m2m import OAuth2M2M
+from tests.machine import Machine, audit
+
+ROOT = Path(__file__).parents[2]
+WORKERS = 4
+READY_SECONDS = 60
+#: How many connections may be opened until every worker has taken one.
+MOST_CONNECTIONS = 400
+
+#: A machine that is too busy to answer in 4.5 s is answered 503, which proves nothing either way.
+ATTEMPTS = 3
+
+#: All tests here share the four processes, and so the pytest worker that starts them.
+pytestmark = pytest.mark.xdist_group("workers")
+
+#: Every line of the output begins with the process that wrote it.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(process)d %(levelname)s %(message)s"}},
+    "handlers": {
+        "out": {
+            "class": "logging.StreamHandler",
+            "formatter": "plain",
+            "stream": "ext://sys.stdout",
+        }
+    },
+    "root": {"handlers": ["out"], "level": "INFO"},
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """`uvicorn example.main:app --workers 4`, running."""
+
+    url: str
+    output: Path
+    database: Database[Any]
+    mongo_url: str
+
+    def lines(self, pattern: str) -> list[tuple[int, str]]:
+        """The lines of the output that match, each with the process that wrote it."""
+        found = re.findall(rf"^(\d+) (.*{pattern}.*)$", self.output.read_text(), re.MULTILINE)
+        return [(int(process), line) for process, line in found]
+
+    def served(self, pattern: str) -> Counter[int]:
+        """How many requests with such a path each process has answered."""
+        return Counter(process for process, _ in self.lines(rf'"\w+ {pattern} HTTP'))
+
+    async def machine(self, http: httpx.AsyncClient, **registration: Any) -> Machine:
+        """Register a client, whose limit is off unless said otherwise."""
+        registration = {"scopes": ["read"], "max_requests_per_minute": 0, **registration}
+        async with AsyncMongoClient[dict[str, Any]](self.mongo_url) as client:
+            m2m = OAuth2M2M(client[self.database.name])
+            registered = await m2m.clients.register(**registration)
+        return Machine(http, registered.client.client_id, registered.client_secret)
+
+    def http(self, connections: int = 1) -> httpx.AsyncClient:
+        """An HTTP client with so many connections, kept open until it is closed."""
+        limits = httpx.Limits(max_connections=connections, keepalive_expiry=None)
+        return httpx.AsyncClient(base_url=self.url, limits=limits, timeout=30)
+
+    @asynccontextmanager
+    async def each_worker(self) -> AsyncIterator[list[httpx.AsyncClient]]:
+        """One HTTP client for each worker, whose connection that worker has taken."""
+        async with AsyncExitStack() as stack:
+            taken: dict[int, httpx.AsyncClient] = {}
+            for number in range(MOST_CONNECTIONS):
+                http = await stack.enter_async_context(self.http())
+                probe = f"/health/live?probe={time.monotonic_ns()}-{number}"
+                assert (await http.get(probe)).status_code == 200
+                (worker,) = self.served(re.escape(probe))
+                taken.setdefault(worker, http)
+                if len(taken) == WORKERS:
+                    break
+            assert len(taken) == WORKERS, self.served(r"/health/live\S*")
+            yield list(taken.values())
+
+
+@pytest.fixture(scope="module")
+def service(
+    mongo_url: str,
+    mongo_client: MongoClient[dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """The example on a fresh database, as `docs/operations.md` has it started."""
+    folder = tmp_path_factory.mktemp("workers")
+    logging, output, port = folder / "logging.json", folder / "output", free_port()
+    logging.write_text(json.dumps(LOGGING))
+    database = mongo_client[f"oauth2_m2m_test_workers_{os.getpid()}_{port}"]
+    environment = {name: value for name, value in os.environ.items() if name != "ENVIRONMENT"}
+    environment |= {"MONGODB_URL": mongo_url, "MONGODB_DB": database.name}
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "uvicorn", "example.main:app"),
+                *("--host", HOST, "--port", str(port), "--workers", str(WORKERS)),
+                *("--log-config", logging, "--timeout-keep-alive", "300"),
+            ],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    running = Service(f"http://{HOST}:{port}", output, database, mongo_url)
+    try:
+        wait_until_started(running, process)
+        yield running
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        mongo_client.drop_database(database.name)
+
+
+def wait_until_started(service: Service, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while len(service.lines("Application startup complete")) < WORKERS:
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(service.output.read_text())
+        time.sleep(0.05)
+
+
+def statuses(responses: Iterable[httpx.Response]) -> Counter[int]:
+    return Counter(response.status_code for response in responses)
+
+
+async def room_in_this_minute(seconds: float = 20) -> None:
+    """Limits count by the minute of the wall clock: begin with enough of it left."""
+    left = 60 - time.time() % 60
+    if left < seconds:
+        await asyncio.sleep(left + 0.1)
+
+
+def test_config_and_indexes_are_made_once(service: Service) -> None:
+    """Four workers that start at once on a fresh database make one of each, and none complains."""
+    assert len({process for process, _ in service.lines("startup complete")}) == WORKERS
+    (config,) = service.database["config"].find()
+    assert config["_id"] == "jwt_config"
+    indexes = {
+        name: sorted(service.database[name].index_information())
+        for name in service.database.list_collection_names()
+    }
+    assert indexes["config"] == ["_id_"]
+    assert indexes["clients"] == ["_id_", "client_id_1"]
+    assert indexes["tokens"] == ["_id_", "expires_at_1", "family_id_1", "refresh_token_1"]
+    assert indexes["rate_limits"] == ["_id_", "timestamp_1"]
+    assert len(indexes["audit_logs"]) == 4
+    assert not service.lines("(ERROR|Traceback)")
+
+
+async def test_a_token_of_one_worker_is_good_at_all(service: Service) -> None:
+    """They share the key through the database, and nothing has to be told to anybody."""
+    async with service.each_worker() as workers:
+        machine = await service.machine(workers[0])
+        for issuing in workers:
+            tokens = await machine.using(http=issuing).get_token()
+            for asked in workers:
+                response = await machine.using(http=asked).call(tokens)
+                assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("endpoint", ["/refresh", "/token"])
+async def test_200_parallel_refreshes_have_one_success(service: Service, endpoint: str) -> None:
+    """The others are reuse, which kills the family on every worker, access tokens included."""
+    async with service.http(200) as http:
+        for _ in range(ATTEMPTS):
+            machine = await service.machine(http)
+            tokens = await machine.get_token()
+            before = service.served(endpoint)
+            ask = machine.ask_refresh if endpoint == "/token" else machine.ask_refresh_plainly
+            responses = await asyncio.gather(*(ask(tokens) for _ in range(200)))
+            assert statuses(responses)[200] <= 1
+            if 503 not in statuses(responses):
+                break
+    refused = 400 if endpoint == "/token" else 401
+    assert statuses(responses) == {200: 1, refused: 199}
+    assert {r.json().get("error") for r in responses} == {None, "invalid_grant"}
+    answered = service.served(endpoint) - before
+    assert answered.total() >= 200
+    assert len(answered) > 1, "one worker answered them all: nothing was proven"
+
+    (renewed,) = (response.json() for response in responses if response.status_code == 200)
+    async with service.each_worker() as workers:
+        for worker in workers:
+            there = machine.using(http=worker)
+            assert (await there.call(tokens)).status_code == 401
+            assert (await there.call(renewed["access_token"])).status_code == 401
+            refresh = await there.ask_refresh_plainly(renewed["refresh_token"])
+            assert refresh.status_code == 401
+    assert service.database["used_refresh_tokens"].count_documents(
+        {"client_id": machine.client_id}
+    ) == 1  # fmt: skip
+    recorded = Counter(
+        record["event_type"] for record in audit(service.database, client_id=machine.client_id)
+    )
+    assert recorded["token_refreshed"] == 1
+    assert recorded["refresh_token_reuse"] >= 1
+    assert recorded["refresh_token_reuse"] + recorded["refresh_token_invalid"] == 199 + WORKERS
+
+
+async def test_a_chain_of_refreshes_wanders_over_the_workers(service: Service) -> None:
+    """Whichever worker issued a refresh token, the next one exchanges it."""
+    async with service.each_worker() as workers:
+        machine = await service.machine(workers[0])
+        tokens = await machine.get_token()
+        for worker in workers * 2:
+            tokens = await machine.using(http=worker).refresh_plainly(tokens)
+            assert (await machine.using(http=worker).call(tokens)).status_code == 200
+
+
+@pytest.mark.parametrize("what", ["access", "refresh"])
+async def test_a_revocation_acknowledged_by_one_is_seen_by_all(service: Service, what: str) -> None:
+    """Each worker had let the token pass a moment ago, and none does after the answer."""
+    async with service.each_worker() as workers:
+        machine = await service.machine(workers[0])
+        for revoking in workers:
+            tokens = await machine.get_token()
+            before = [await machine.using(http=worker).call(tokens) for worker in workers]
+            assert statuses(before) == {200: WORKERS}
+            text = tokens.access if what == "access" else tokens.refresh
+            members = {f"{what}_token": text}
+            answer = await machine.using(http=revoking).revoke_plainly(**members)
+            assert answer.status_code == 200
+            after = await asyncio.gather(
+                *(machine.using(http=worker).call(tokens) for worker in workers)
+            )
+            assert statuses(after) == {401: WORKERS}
+
+
+async def test_a_client_disabled_at_the_door_stops_at_every_worker(service: Service) -> None:
+    """The operator's process is none of the workers, and they need not be told."""
+    async with service.each_worker() as workers:
+        machine = await service.machine(workers[0])
+        tokens = await machine.get_token()
+        before = [await machine.using(http=worker).call(tokens) for worker in workers]
+        assert statuses(before) == {200: WORKERS}
+        async with AsyncMongoClient[dict[str, Any]](service.mongo_url) as client:
+            await OAuth2M2M(client[service.database.name]).clients.disable(machine.client_id)
+        for worker in workers:
+            there = machine.using(http=worker)
+            assert (await there.call(tokens)).status_code == 401
+            assert (await there.ask_token()).status_code == 401
+            assert (await there.ask_refresh_plainly(tokens)).status_code == 401
+
+
+@pytest.mark.parametrize("limit", [1, 37])
+async def test_the_limit_is_exact_over_all_workers(service: Service, limit: int) -> None:
+    """However many ask at once and wherever, N of a minute are admitted and no more."""
+    async with service.http(120) as http:
+        for _ in range(ATTEMPTS):
+            machine = await service.machine(http, max_requests_per_minute=limit)
+            await room_in_this_minute()
+            asked = await asyncio.gather(*(machine.ask_token() for _ in range(120)))
+            assert statuses(asked)[200] <= limit
+            if 503 not in statuses(asked):
+                break
+    assert statuses(asked) == {200: limit, 429: 120 - limit}
+    (refusals,) = audit(
+        service.database, client_id=machine.client_id, event_type="rate_limit_exceeded"
+    )
+    assert refusals["count"] == 120 - limit
+    (window,) = service.database["rate_limits"].find({"_id": {"$regex": f"^{machine.client_id}:"}})
+    assert window["count"] == 120
+
+
+async def test_nothing_went_wrong_unseen(service: Service) -> None:
+    """After all of this no worker has died, and none has logged an error."""
+    async with service.http() as http:
+        assert (await http.get("/health/ready")).status_code == 200
+    assert not service.lines("(ERROR|CRITICAL|Traceback)")
+    assert len(service.lines("Started server process")) == WORKERS
