@@ -18,6 +18,7 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
+from pymongo.uri_parser import parse_uri
 
 from oauth2_m2m import ConfigurationError, OAuth2M2M, TemporarilyUnavailable
 from tests.conformance.conftest import Start
@@ -827,6 +828,95 @@ async def test_without_mongodb_every_answer_is_503_within_five_seconds(
                 for response in answers[-2:]:
                     assert "mongodb" in response.json()["detail"]
                 assert (await http.get("/health/live")).status_code == 200
+
+
+class Wire:
+    """The wire between the app and MongoDB, to be cut: connected, `cut`, or `silent`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._ends: set[asyncio.StreamWriter] = set()
+        self.state = "connected"
+
+    async def serve(self, stack: AsyncExitStack) -> int:
+        """Listen, until the stack is left; the port."""
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+
+        async def close() -> None:
+            server.close()
+            self.change("cut")
+
+        stack.push_async_callback(close)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
+
+    def change(self, state: str) -> None:
+        """Cut the wire, silence it or mend it; a mended one needs new connections."""
+        if state != "silent":
+            for end in self._ends:
+                end.close()
+        self.state = state
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.state == "cut":
+            writer.close()
+            return
+        from_server, to_server = await asyncio.open_connection(*self._target)
+        self._ends |= {writer, to_server}
+        await asyncio.gather(self._pass(reader, to_server), self._pass(from_server, writer))
+        self._ends -= {writer, to_server}
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                if self.state == "connected":
+                    writer.write(data)
+        except ConnectionError:
+            pass
+        writer.close()
+
+
+@pytest.mark.parametrize("outage", ["cut", "silent"])
+async def test_an_outage_costs_503s_and_is_over_when_mongodb_is_back(
+    mongo_url: str, database_name: str, outage: str
+) -> None:
+    """A server that worked a moment ago fails closed within 5 s, and recovers by itself."""
+    wire = Wire(*parse_uri(mongo_url)["nodelist"][0])
+    async with AsyncExitStack() as stack:
+        url = f"mongodb://127.0.0.1:{await wire.serve(stack)}/?directConnection=true"
+        client = await stack.enter_async_context(AsyncMongoClient[dict[str, Any]](url))
+        server = await stack.enter_async_context(running(client[database_name]))
+        machine = await new_machine(server)
+        tokens = await machine.get_token()
+
+        wire.change(outage)
+        begun = time.monotonic()
+        requests = {
+            "token": machine.ask_token(),
+            "refresh": machine.ask_refresh_plainly(tokens),
+            "revoke": machine.revoke_plainly(access_token=tokens.access),
+            "good token": machine.call(tokens),
+            "bad token": machine.call("x"),
+            "ready": machine.http.get("/health/ready"),
+        }
+        answers = await asyncio.gather(*requests.values())
+        assert time.monotonic() - begun < 5.5  # the busy machine's half second included
+        for name, response in zip(requests, answers, strict=True):
+            assert response.status_code == 503, name
+            assert int(response.headers["retry-after"]) >= 1, name
+        checks = answers[-1].json()["checks"]
+        assert checks["mongodb"] != "ok"
+        assert checks["signing_key"] == "ok"
+        assert (await machine.http.get("/health/live")).status_code == 200
+
+        wire.change("cut")
+        wire.change("connected")
+        for _ in range(50):
+            if (await machine.ask_token()).status_code == 200:
+                break
+            await asyncio.sleep(0.1)
+        assert (await machine.call(await machine.get_token())).status_code == 200
+        assert (await machine.http.get("/health/ready")).status_code == 200
 
 
 async def test_ready_answers_quickly_and_names_what_fails() -> None:
