@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from bench import growth, memory, plot, registry, report, start, targets
 from bench.load import WrongAnswers
@@ -29,6 +31,9 @@ class Pages:
 
 def main() -> None:
     """Run the parts, one after another."""
+    # As an exception, so that what was started is stopped on the way out.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     options = read_options()
     pages = Pages(options)
     try:
@@ -40,6 +45,10 @@ def main() -> None:
                 database.close()
     except (MongoDBUnavailable, NotStarted, WrongAnswers) as error:
         sys.exit(f"error: {error}")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _run(options: Options, pages: Pages, database: Database) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -41,36 +41,43 @@ def measure_growth(options: Options, database: Database) -> tuple[list[dict[str,
     Returns:
         The raw rounds, and the tables.
     """
-    known = seeding.seed_ours(database.url, _contender("empty").database, clients=CLIENTS)
-    _seed_big(database.url, _contender("big").database, options.scale)
-    seeding.seed_ours(
-        database.url, _contender("big").database, clients=CLIENTS, known=known, keep=True
+    contenders = (
+        _contender("empty", "growth_empty"),
+        _contender("big", f"growth_big_{options.scale * 1000:.0f}"),
     )
+    empty, big = contenders
+    known = seeding.seed_ours(database.url, empty.database, clients=CLIENTS)
+    seeding.seed_ours(database.url, big.database, clients=CLIENTS, known=known, keep=True)
+    registry.start(big, database.url).stop()  # the indexes first, as in life
+    _seed_big(database.url, big.database, options.scale)
     raw, texts = [], []
     figures = ", ".join(f"{number:,} {name}" for name, number in _figures(options.scale).items())
     for workers in (1, 2):
-        turns = _turns(workers, known, options, database)
+        turns = _turns(contenders, workers, known, options, database)
         for path in PATHS:
-            raw += [{"path": path, "workers": workers, **turn} for turn in _json(turns[path])]
-            contenders = [_contender("empty"), _contender("big")]
+            where = {"path": path, "workers": workers}
+            raw += [{**where, **turn} for turn in rounds.as_json(turns[path])]
             targets = [Target("ours, big", "ours, empty", c, 0.9) for c in options.connections]
             texts += [
                 f"{path}, {workers} worker{'s' if workers > 1 else ''} (big: {figures}):",
                 report.result_table(turns[path], contenders, "ours, empty"),
                 report.target_table(turns[path], targets),
             ]
-    database.drop(_contender("empty"))
+    database.drop(empty)
     return raw, "\n\n".join(texts)
 
 
 def _turns(
-    workers: int, known: dict[str, str], options: Options, database: Database
+    contenders: Sequence[Contender],
+    workers: int,
+    known: Mapping[str, str],
+    options: Options,
+    database: Database,
 ) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = {path: [] for path in PATHS}
     entrants: dict[str, list[Entrant]] = {path: [] for path in PATHS}
     with ExitStack() as stack:
-        for size in ("empty", "big"):
-            contender = _contender(size)
+        for contender in contenders:
             server = registry.start(contender, database.url, workers=workers)
             stack.callback(server.stop)
             tokens = [
@@ -88,13 +95,9 @@ def _turns(
     return turns
 
 
-def _contender(size: str) -> Contender:
+def _contender(size: str, key: str) -> Contender:
     answers = ("access_token", "refresh_token")
-    return Contender(f"ours, {size}", f"growth_{size}", registry.OURS, "", answers=answers)
-
-
-def _json(turns: list[Turn]) -> list[dict[str, Any]]:
-    return rounds.as_json(turns)
+    return Contender(f"ours, {size}", key, registry.OURS, "", answers=answers)
 
 
 def _figures(scale: float) -> dict[str, int]:
@@ -111,9 +114,6 @@ def _seed_big(url: str, name: str, scale: float) -> None:
     }
     with MongoClient[dict[str, Any]](url) as mongo:
         big, wanted = mongo[name], _figures(scale)
-        if any(big[c].estimated_document_count() > 2 * n + 100_000 for c, n in wanted.items()):
-            mongo.drop_database(name)  # it was seeded for another scale
-        seeding.seed_ours(url, name, clients=0, keep=True)  # the indexes first, as in life
         for collection, number in wanted.items():
             missing = number - big[collection].estimated_document_count()
             started, documents = time.monotonic(), _many(makers[collection], missing)

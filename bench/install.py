@@ -13,6 +13,12 @@ from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
 HOME = BENCH.parent / ".bench"
+#: glewlwyd and those of its libraries that Debian 12 does not have anyway.
+GLEWLWYD = (
+    *("glewlwyd", "glewlwyd-common", "libconfig9", "libhoel1.4", "libiddawc1.1", "libmariadb3"),
+    *("libmicrohttpd12", "liboath0", "liborcania2.3", "librhonabwy1.1", "libulfius2.7"),
+    "libyder2.0",
+)
 
 
 def main() -> None:
@@ -20,6 +26,7 @@ def main() -> None:
     HOME.mkdir(exist_ok=True)
     (HOME / ".gitignore").write_text("*\n")
     _install_wrk()
+    _unpack_glewlwyd()
     python = HOME / "python"
     if _changed(BENCH / "requirements.txt", python):
         print("Installing the Python contenders into .bench/python", flush=True)
@@ -42,6 +49,21 @@ def main() -> None:
             at=node,
         )
         _remember(BENCH / "package.json", node)
+
+
+def _unpack_glewlwyd() -> None:
+    """Unpack it beside everything else: installed, it would start a service of the machine."""
+    home = HOME / "glewlwyd"
+    if home.exists() or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        return
+    home.mkdir()
+    try:
+        _run("apt-get", "download", "--quiet", *GLEWLWYD, at=home)
+        for package in home.glob("*.deb"):
+            _run("dpkg-deb", "--extract", str(package), str(home))
+            package.unlink()
+    except subprocess.CalledProcessError:
+        print("glewlwyd cannot be unpacked here, so it is left out", flush=True)
 
 
 def _install_wrk() -> None:

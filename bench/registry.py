@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import processes, seeding
+from bench.contenders import glewlwyd
 from example.mongodb import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +25,7 @@ class Contender:
     Attributes:
         name: what the table calls it.
         key: its short name.
-        server: how it is started: a module for uvicorn or gunicorn, or `node`.
+        server: how it is started: a module for uvicorn or gunicorn, `node` or `glewlwyd`.
         does: what it does for one request, in words.
         env: what its environment has beyond the common.
         path: where it takes the request.
@@ -59,7 +60,7 @@ class Contender:
 OURS = "bench.contenders.ours:app"
 QUERIES = "bench.contenders.pyjwt_queries:app"
 DJANGO = "bench.contenders.django_toolkit:app"
-NODE = "node"
+NODE, GLEWLWYD = "node", "glewlwyd"
 
 PROTECTED = (
     Contender(
@@ -133,7 +134,13 @@ TOKENS = (
         "the same with hash_client_secret off: the secret is stored and compared as it is",
         env={"BENCH_PLAIN_SECRETS": "1"}, path="/o/token/",
     ),
-)  # fmt: skip
+    Contender(
+        "glewlwyd, SQLite", "glewlwyd", GLEWLWYD,
+        "(in C, a thread for each connection) finds the client, compares the secret's PBKDF2 "
+        "digest (its default), signs a JWT; writes two rows about it",
+        env=glewlwyd.ENVIRONMENT, path="/api/bench/token", most_connections=16,
+    ),
+)[: None if glewlwyd.available() else -1]  # fmt: skip
 
 
 def seed(contender: Contender, url: str, clients: Mapping[str, str]) -> None:
@@ -153,6 +160,13 @@ def seed(contender: Contender, url: str, clients: Mapping[str, str]) -> None:
             text=True,
             check=True,
         )
+    elif contender.server == GLEWLWYD:
+        glewlwyd.make_database()
+        server = start(contender, url)
+        try:
+            glewlwyd.make_clients(server.port, clients)
+        finally:
+            server.stop()
     else:
         seeding.seed_theirs(url, contender.database, clients)
         (HOME / f"{contender.key}.json").write_text(json.dumps(dict(clients)))
@@ -180,6 +194,8 @@ def _command(contender: Contender, port: int, workers: int) -> Sequence[str]:
             str(HOME / "python" / "bin" / "node"),
             str(ROOT / "bench" / "contenders" / "oidc_provider.mjs"),
         ]
+    if contender.server == GLEWLWYD:
+        return glewlwyd.command(port)
     python = [sys.executable, "-m"]
     if contender.server in {DJANGO, "bench.contenders.authlib_flask:app"}:
         threads = ["--worker-class", "gthread", "--threads", "16", "--keep-alive", "75"]
