@@ -15,6 +15,7 @@ from pymongo.database import Database
 
 from _oauth2_m2m import credentials
 from _oauth2_m2m.audit import AuditLog
+from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_authentication import (
     ClientAuthentication,
     Presented,
@@ -29,6 +30,7 @@ from _oauth2_m2m.revocation import Revocation
 from _oauth2_m2m.storage import Storage
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
+CALLER = Caller("192.0.2.7", "192.0.2.7", "a-request", None)
 
 
 def basic(pair: str | bytes) -> str:
@@ -235,7 +237,7 @@ async def test_the_right_secret_is_the_client(
     """Any live secret, from where the client may come from."""
     database.clients.insert_one(dict(document))
     presented = Presented("a", secret)
-    client = await authentication.authenticate(presented, document, "192.0.2.7", NOW)
+    client = await authentication.authenticate(presented, document, CALLER, NOW)
     assert client.client_id == "a"
 
 
@@ -272,7 +274,7 @@ async def test_every_refusal_looks_the_same(
     """Unknown, wrong, expired, disabled, misplaced or malformed: only the audit log knows."""
     presented = Presented("a", secret, by_basic)
     with pytest.raises(InvalidClient) as refusal:
-        await authentication.authenticate(presented, document, "192.0.2.7", NOW)
+        await authentication.authenticate(presented, document, CALLER, NOW)
     assert refusal.value.description == InvalidClient.default
     assert bool(refusal.value.headers()) is by_basic
     assert word in refusal.value.detail
@@ -298,7 +300,7 @@ async def test_every_refusal_costs_the_same(
 
     monkeypatch.setattr(hashlib, "scrypt", counting)
     with pytest.raises(InvalidClient):
-        await authentication.authenticate(Presented("a", secret), document, "192.0.2.7", NOW)
+        await authentication.authenticate(Presented("a", secret), document, CALLER, NOW)
     assert computed == (0 if secret in (MADE, OTHER) else 1)
 
 
@@ -313,10 +315,10 @@ async def test_a_typed_secret_is_hashed_in_place_at_its_first_use(
         presented = Presented("a", secret)
         if secret == "wrong":
             with pytest.raises(InvalidClient):
-                await authentication.authenticate(presented, document, "192.0.2.7", NOW)
+                await authentication.authenticate(presented, document, CALLER, NOW)
             assert database.clients.find_one({}, {"_id": 0}) == typed
         else:
-            await authentication.authenticate(presented, document, "192.0.2.7", NOW)
+            await authentication.authenticate(presented, document, CALLER, NOW)
     found = database.clients.find_one({})
     assert found is not None
     assert found["client_secret"].startswith("scrypt$")
@@ -330,7 +332,7 @@ async def test_a_made_secret_typed_in_the_clear_becomes_its_fingerprint(
     """A secret with 256 random bits needs no slow digest, wherever it was typed."""
     database.clients.insert_one({**TYPED, "client_secret": MADE})
     document = database.clients.find_one({})
-    await authentication.authenticate(Presented("a", MADE), document, "192.0.2.7", NOW)
+    await authentication.authenticate(Presented("a", MADE), document, CALLER, NOW)
     found = database.clients.find_one({})
     assert found is not None
     assert found["client_secret"] == fingerprint(MADE)

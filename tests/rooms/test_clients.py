@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
+from _oauth2_m2m import credentials
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.client_documents import MOST_SECRETS, Client, client_from
 from _oauth2_m2m.clients import LARGEST_PAGE, Clients
@@ -47,7 +49,7 @@ async def works(room: Clients, client_id: str, secret: str) -> bool:
     document = await room.find(client_id)
     assert document is not None
     stored = client_from(document).live_secrets(datetime.now(UTC))
-    return (await SecretChecker().match(secret, stored)).stored is not None
+    return (await SecretChecker().match(secret, stored, "192.0.2.7")).stored is not None
 
 
 async def epoch_is_dead(storage: Storage, client: Client) -> bool:
@@ -212,7 +214,10 @@ async def test_the_number_of_live_secrets_is_bounded(
     """One more than there may be is refused, and expired ones make room."""
     await clients.register("reporter", scopes=["read"])
     end = datetime.now(UTC) + HOUR
-    full = [{"id": str(n), "secret": f"s{n}", "expires_at": end} for n in range(MOST_SECRETS - 1)]
+    full = [
+        {"id": str(n), "secret": fingerprint(str(n)), "expires_at": end}
+        for n in range(MOST_SECRETS - 1)
+    ]
     database.clients.update_one({}, {"$set": {"secrets": full}})
     with pytest.raises(ValueError, match="live secrets"):
         await clients.rotate_secret("reporter", overlap=HOUR)
@@ -227,17 +232,21 @@ async def test_a_disabled_client_stops_and_an_enabled_one_starts_anew(
 ) -> None:
     """Its live tokens are dead at once, on every worker, and stay dead when it is enabled."""
     before = (await clients.register("reporter", scopes=["read"])).client
-    assert await clients.remembered("reporter") is not None
+    held = await clients.holder("reporter", before.epoch)
+    assert held is not None
+    assert held.client_id == "reporter"
     disabled = await clients.disable("reporter")
     assert disabled.disabled
-    assert await clients.remembered("reporter") is None
+    for epoch in (before.epoch, disabled.epoch):
+        assert await clients.holder("reporter", epoch) is None
     assert await epoch_is_dead(storage, before)
     enabled = await clients.enable("reporter")
     assert not enabled.disabled
     assert enabled.epoch != before.epoch
     assert await epoch_is_dead(storage, before)
     assert not await epoch_is_dead(storage, enabled)
-    assert (await clients.remembered("reporter")) == enabled
+    assert await clients.holder("reporter", enabled.epoch) == enabled
+    assert await clients.holder("reporter", before.epoch) is None
     expected = ["client_created", "client_disabled", "client_updated"]
     assert events(database, "reporter") == expected
 
@@ -247,10 +256,10 @@ async def test_a_removed_client_is_gone_with_its_tokens(
 ) -> None:
     """Nothing of it is left but the mark on its tokens; the id is free again."""
     before = (await clients.register("reporter", scopes=["read"])).client
-    await clients.remembered("reporter")
+    await clients.holder("reporter", before.epoch)
     await clients.remove("reporter")
     assert database.clients.count_documents({}) == 0
-    assert await clients.remembered("reporter") is None
+    assert await clients.holder("reporter", before.epoch) is None
     assert await epoch_is_dead(storage, before)
     again = (await clients.register("reporter", scopes=["read"])).client
     assert not await epoch_is_dead(storage, again)
@@ -341,13 +350,12 @@ async def test_an_odd_document_harms_no_other_client(
     clients: Clients, database: Database[Any], odd: dict[str, Any]
 ) -> None:
     """A document that somebody mistyped is their client's trouble alone."""
-    await clients.register("reporter", scopes=["read"])
+    reporter = (await clients.register("reporter", scopes=["read"])).client
     database.clients.insert_one(RawBSONDocument(bson.encode({"_id": 1, **odd})))
 
-    async def remembered(name: str) -> Client | None:
-        return await clients.remembered(name)
-
-    good, _ = await asyncio.gather(remembered("reporter"), remembered("odd"))
+    good, _ = await asyncio.gather(
+        clients.holder("reporter", reporter.epoch), clients.holder("odd", "")
+    )
     assert good is not None
     assert good.client_id == "reporter"
 
@@ -358,17 +366,40 @@ async def test_good_news_is_remembered_for_less_than_30_seconds(
     """A client disabled by hand is refused in time; one that was enabled works at once."""
     passed = 0.0
     monkeypatch.setattr("_oauth2_m2m.clients.time.monotonic", lambda: 1000.0 + passed)
-    await clients.register("reporter", scopes=["read"])
-    assert await clients.remembered("reporter") is not None
+    epoch = (await clients.register("reporter", scopes=["read"])).client.epoch
+    assert await clients.holder("reporter", epoch) is not None
     database.clients.update_one({}, {"$set": {"disabled": True}})
-    assert await clients.remembered("reporter") is not None
+    assert await clients.holder("reporter", epoch) is not None
     passed = 30.0
-    assert await clients.remembered("reporter") is None
+    assert await clients.holder("reporter", epoch) is None
     database.clients.update_one({}, {"$set": {"disabled": False}})
-    assert await clients.remembered("reporter") is not None
+    assert await clients.holder("reporter", epoch) is not None
     database.clients.delete_many({})
     passed = 60.0
-    assert await clients.remembered("reporter") is None
+    assert await clients.holder("reporter", epoch) is None
+
+
+async def test_two_typed_secrets_cost_one_slow_digest_after_a_rotation(
+    clients: Clients, database: Database[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever this software makes of typed secrets, a guess costs what it costs elsewhere."""
+    monkeypatch.setattr(credentials, "_SCRYPT_N", 16)
+    typed = {"client_id": "typed", "client_secret": "one", "scopes": []}
+    database.clients.insert_one({**typed, "secrets": [{"secret": "two"}]})
+    await clients.rotate_secret("typed", overlap=HOUR)
+    stored = (await clients.get("typed")).live_secrets(datetime.now(UTC))
+    assert len(stored) == 3
+    computed = 0
+    slow = hashlib.scrypt
+
+    def counting(*args: Any, **options: Any) -> bytes:
+        nonlocal computed
+        computed += 1
+        return slow(*args, **options)
+
+    monkeypatch.setattr(hashlib, "scrypt", counting)
+    assert (await SecretChecker().match("a guess", stored, "192.0.2.7")).stored is None
+    assert computed == 1
 
 
 async def test_a_typed_secret_is_replaced_wherever_it_stands(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from _oauth2_m2m import credentials
 from _oauth2_m2m.credentials import (
+    Match,
     SecretChecker,
     fingerprint,
     is_digest,
@@ -25,7 +26,7 @@ from _oauth2_m2m.credentials import (
     make_id,
     make_refresh_token,
 )
-from _oauth2_m2m.errors import TemporarilyUnavailable
+from _oauth2_m2m.errors import TooManySecrets
 
 SALT = b"salt-of-16-bytes"
 
@@ -42,6 +43,13 @@ def scrypt_digest(secret: str, salt: bytes = SALT, n: int = CHEAP_N) -> str:
 
 TYPED_DIGEST = scrypt_digest("typed secret")
 MADE, OTHER = make_client_secret(), make_client_secret()
+
+
+async def match(
+    checker: SecretChecker, presented: str, stored: list[str], network: str = "192.0.2.7"
+) -> Match:
+    """Compare a secret that somebody presents."""
+    return await checker.match(presented, stored, network)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +158,7 @@ def test_a_digest_is_known_by_its_shape(text: str, digest: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("presented", "stored", "match", "digest"),
+    ("presented", "stored", "expected", "digest"),
     [
         (MADE, [fingerprint(MADE)], fingerprint(MADE), None),
         (MADE, [fingerprint(OTHER), fingerprint(MADE)], fingerprint(MADE), None),
@@ -163,16 +171,20 @@ def test_a_digest_is_known_by_its_shape(text: str, digest: bool) -> None:
     ids=range(7),
 )
 async def test_a_made_secret_is_compared_fast(
-    presented: str, stored: list[str], match: str | None, digest: str | None, scrypts: list[bytes]
+    presented: str,
+    stored: list[str],
+    expected: str | None,
+    digest: str | None,
+    scrypts: list[bytes],
 ) -> None:
     """A made secret is found by its fingerprint, and no slow digest is computed for it."""
-    found = await SecretChecker().match(presented, stored)
-    assert (found.stored, found.digest) == (match, digest)
+    found = await match(SecretChecker(), presented, stored)
+    assert (found.stored, found.digest) == (expected, digest)
     assert scrypts == []
 
 
 @pytest.mark.parametrize(
-    ("presented", "stored", "match"),
+    ("presented", "stored", "expected"),
     [
         ("typed secret", [TYPED_DIGEST], TYPED_DIGEST),
         ("typed secret", [fingerprint(MADE), TYPED_DIGEST], TYPED_DIGEST),
@@ -189,13 +201,13 @@ async def test_a_made_secret_is_compared_fast(
     ids=range(11),
 )
 async def test_a_typed_secret_costs_one_slow_digest(
-    presented: str, stored: list[str], match: str | None, scrypts: list[bytes]
+    presented: str, stored: list[str], expected: str | None, scrypts: list[bytes]
 ) -> None:
     """Exactly one scrypt, whatever is stored, nothing included: time tells nobody who exists."""
-    found = await SecretChecker().match(presented, stored)
-    assert found.stored == match
+    found = await match(SecretChecker(), presented, stored)
+    assert found.stored == expected
     assert scrypts == [presented.encode()]
-    if match == presented:
+    if expected == presented:
         assert found.digest is not None
         assert found.digest == scrypt_digest(
             presented, base64.b64decode(found.digest.split("$")[2])
@@ -210,20 +222,20 @@ async def test_a_stored_text_that_only_looks_like_a_digest_matches_nothing(
     presented: str, stored: str
 ) -> None:
     """A client whose document was typed in an unlucky way is refused like any other."""
-    assert (await SecretChecker().match(presented, [stored])).stored is None
+    assert (await match(SecretChecker(), presented, [stored])).stored is None
 
 
 async def test_a_slow_comparison_that_held_is_remembered(scrypts: list[bytes]) -> None:
     """The same secret against the same stored value is cheap for a while; any change forgets."""
     checker = SecretChecker()
     for _ in range(3):
-        assert (await checker.match("typed secret", [TYPED_DIGEST])).stored == TYPED_DIGEST
+        assert (await match(checker, "typed secret", [TYPED_DIGEST])).stored == TYPED_DIGEST
     assert len(scrypts) == 1
     other = scrypt_digest("another secret")
     scrypts.clear()
-    assert (await checker.match("typed secret", [other])).stored is None
-    assert (await checker.match("wrong", [TYPED_DIGEST])).stored is None
-    assert (await checker.match("wrong", [TYPED_DIGEST])).stored is None
+    assert (await match(checker, "typed secret", [other])).stored is None
+    assert (await match(checker, "wrong", [TYPED_DIGEST])).stored is None
+    assert (await match(checker, "wrong", [TYPED_DIGEST])).stored is None
     assert len(scrypts) == 3
 
 
@@ -232,9 +244,9 @@ async def test_a_plain_text_that_matched_is_remembered_under_its_digest(
 ) -> None:
     """The first use of a typed secret costs one slow digest, the next ones none."""
     checker = SecretChecker()
-    found = await checker.match("typed secret", ["typed secret"])
+    found = await match(checker, "typed secret", ["typed secret"])
     assert found.digest is not None
-    assert (await checker.match("typed secret", [found.digest])).stored == found.digest
+    assert (await match(checker, "typed secret", [found.digest])).stored == found.digest
     assert len(scrypts) == 1
 
 
@@ -244,12 +256,12 @@ async def test_what_was_remembered_is_forgotten_in_time(
     """After five minutes the slow comparison is made again."""
     checker, elapsed = SecretChecker(), 0.0
     monkeypatch.setattr("_oauth2_m2m.credentials.time.monotonic", lambda: 1000.0 + elapsed)
-    await checker.match("typed secret", [TYPED_DIGEST])
+    await match(checker, "typed secret", [TYPED_DIGEST])
     elapsed = 299.0
-    await checker.match("typed secret", [TYPED_DIGEST])
+    await match(checker, "typed secret", [TYPED_DIGEST])
     assert len(scrypts) == 1
     elapsed = 301.0
-    await checker.match("typed secret", [TYPED_DIGEST])
+    await match(checker, "typed secret", [TYPED_DIGEST])
     assert len(scrypts) == 2
 
 
@@ -262,16 +274,27 @@ async def test_the_digest_to_store_matches_its_secret(made: bool) -> None:
     assert (digests[0] == digests[1]) == made
     assert digests[0].startswith("sha256$" if made else "scrypt$16,8,5$")
     assert all(map(is_digest, digests))
-    assert (await checker.match(secret, digests[:1])).stored == digests[0]
+    assert (await match(checker, secret, digests[:1])).stored == digests[0]
 
 
-async def test_too_many_slow_secrets_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The queue of slow comparisons is bounded, and recovers."""
+@pytest.mark.parametrize(("networks", "served"), [(1, 8), (4, 32), (20, 64)])
+async def test_too_many_slow_secrets_at_once_are_refused(
+    monkeypatch: pytest.MonkeyPatch, networks: int, served: int
+) -> None:
+    """The queue of slow comparisons is bounded, for one network and in all, and recovers."""
     monkeypatch.setattr(credentials, "_scrypt", lambda secret, salt: b"x" * 32)
     checker = SecretChecker()
     outcomes = await asyncio.gather(
-        *(checker.match("typed", []) for _ in range(80)), return_exceptions=True
+        *(match(checker, "typed", [], f"192.0.2.{n % networks}") for n in range(200)),
+        return_exceptions=True,
     )
-    refused = [outcome for outcome in outcomes if isinstance(outcome, TemporarilyUnavailable)]
-    assert len(refused) == 80 - 64
-    assert (await checker.match("typed", [])).stored is None
+    refused = [outcome for outcome in outcomes if isinstance(outcome, TooManySecrets)]
+    assert len(refused) == 200 - served
+    assert (await match(checker, "typed", [])).stored is None
+
+
+async def test_many_made_secrets_at_once_are_no_trouble() -> None:
+    """Nobody who has a made secret waits behind those who guess."""
+    checker = SecretChecker()
+    found = await asyncio.gather(*(match(checker, MADE, [fingerprint(MADE)]) for _ in range(200)))
+    assert {outcome.stored for outcome in found} == {fingerprint(MADE)}
