@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,30 @@ LOGGING = {
 }
 
 
+class AtOnce(httpx.AsyncBaseTransport):
+    """Sends requests on a connection each, held back until so many of them are ready to go.
+
+    An ordinary HTTP client is so slow to send hundreds that they would come one after another.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._barrier = asyncio.Barrier(number)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request, and read its answer until the server closes the connection."""
+        reader, writer = await asyncio.open_connection(request.url.host, request.url.port)
+        request.headers["Connection"] = "close"
+        lines = [b"%s %s HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+        lines += [b"%s: %s" % header for header in request.headers.raw]
+        message = b"\r\n".join([*lines, b"", await request.aread()])
+        await self._barrier.wait()
+        writer.write(message)
+        answer = await reader.read()
+        writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return httpx.Response(int(head.split()[1]), content=body)
+
+
 @dataclass(frozen=True)
 class Service:
     """`uvicorn example.main:app --workers 4`, running."""
@@ -73,17 +97,20 @@ class Service:
         return Counter(process for process, _ in self.lines(rf'"\w+ {pattern} HTTP'))
 
     async def machine(self, http: httpx.AsyncClient, **registration: Any) -> Machine:
-        """Register a client, whose limit is off unless said otherwise."""
-        registration = {"scopes": ["read"], "max_requests_per_minute": 0, **registration}
+        """Register a client."""
         async with AsyncMongoClient[dict[str, Any]](self.mongo_url) as client:
             m2m = OAuth2M2M(client[self.database.name])
-            registered = await m2m.clients.register(**registration)
+            registered = await m2m.clients.register(scopes=["read"], **registration)
         return Machine(http, registered.client.client_id, registered.client_secret)
 
-    def http(self, connections: int = 1) -> httpx.AsyncClient:
-        """An HTTP client with so many connections, kept open until it is closed."""
-        limits = httpx.Limits(max_connections=connections, keepalive_expiry=None)
+    def http(self) -> httpx.AsyncClient:
+        """An HTTP client with one connection, kept open until it is closed."""
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         return httpx.AsyncClient(base_url=self.url, limits=limits, timeout=30)
+
+    def at_once(self, machine: Machine, number: int) -> Machine:
+        """The same machine, whose next requests are sent in one moment when there are so many."""
+        return machine.using(http=httpx.AsyncClient(base_url=self.url, transport=AtOnce(number)))
 
     @asynccontextmanager
     async def each_worker(self) -> AsyncIterator[list[httpx.AsyncClient]]:
@@ -102,17 +129,16 @@ class Service:
             yield list(taken.values())
 
 
-@pytest.fixture(scope="module")
-def service(
-    mongo_url: str,
-    mongo_client: MongoClient[dict[str, Any]],
-    tmp_path_factory: pytest.TempPathFactory,
+@contextmanager
+def four_workers(
+    mongo_client: MongoClient[dict[str, Any]], mongo_url: str, folder: Path, **config: Any
 ) -> Iterator[Service]:
-    """The example on a fresh database, as `docs/operations.md` has it started."""
-    folder = tmp_path_factory.mktemp("workers")
+    """Start the example on a fresh database, with such a config or none, and stop it."""
     logging, output, port = folder / "logging.json", folder / "output", free_port()
     logging.write_text(json.dumps(LOGGING))
     database = mongo_client[f"oauth2_m2m_test_workers_{os.getpid()}_{port}"]
+    if config:
+        database["config"].insert_one({"_id": "jwt_config", **config})
     environment = {name: value for name, value in os.environ.items() if name != "ENVIRONMENT"}
     environment |= {"MONGODB_URL": mongo_url, "MONGODB_DB": database.name}
     with output.open("wb") as stream:
@@ -128,10 +154,10 @@ def service(
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
-    running = Service(f"http://{HOST}:{port}", output, database, mongo_url)
+    service = Service(f"http://{HOST}:{port}", output, database, mongo_url)
     try:
-        wait_until_started(running, process)
-        yield running
+        wait_until_started(service, process)
+        yield service
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -140,6 +166,18 @@ def service(
             process.kill()
             process.wait()
         mongo_client.drop_database(database.name)
+
+
+@pytest.fixture(scope="module")
+def service(
+    mongo_url: str,
+    mongo_client: MongoClient[dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """Four workers for the tests here, which come all from one address: limits are off."""
+    folder = tmp_path_factory.mktemp("workers")
+    with four_workers(mongo_client, mongo_url, folder, MAX_REQUESTS_PER_MINUTE=0) as service:
+        yield service
 
 
 def wait_until_started(service: Service, process: subprocess.Popen[bytes]) -> None:
@@ -161,15 +199,18 @@ async def room_in_this_minute(seconds: float = 20) -> None:
         await asyncio.sleep(left + 0.1)
 
 
-def test_config_and_indexes_are_made_once(service: Service) -> None:
+def test_config_and_indexes_are_made_once(
+    mongo_url: str, mongo_client: MongoClient[dict[str, Any]], tmp_path: Path
+) -> None:
     """Four workers that start at once on a fresh database make one of each, and none complains."""
-    assert len({process for process, _ in service.lines("startup complete")}) == WORKERS
-    (config,) = service.database["config"].find()
+    with four_workers(mongo_client, mongo_url, tmp_path) as service:
+        assert len({process for process, _ in service.lines("startup complete")}) == WORKERS
+        (config,) = service.database["config"].find()
+        indexes = {
+            name: sorted(service.database[name].index_information())
+            for name in service.database.list_collection_names()
+        }
     assert config["_id"] == "jwt_config"
-    indexes = {
-        name: sorted(service.database[name].index_information())
-        for name in service.database.list_collection_names()
-    }
     assert indexes["config"] == ["_id_"]
     assert indexes["clients"] == ["_id_", "client_id_1"]
     assert indexes["tokens"] == ["_id_", "expires_at_1", "family_id_1", "refresh_token_1"]
@@ -192,12 +233,13 @@ async def test_a_token_of_one_worker_is_good_at_all(service: Service) -> None:
 @pytest.mark.parametrize("endpoint", ["/refresh", "/token"])
 async def test_200_parallel_refreshes_have_one_success(service: Service, endpoint: str) -> None:
     """The others are reuse, which kills the family on every worker, access tokens included."""
-    async with service.http(200) as http:
+    async with service.http() as http:
         for _ in range(ATTEMPTS):
             machine = await service.machine(http)
             tokens = await machine.get_token()
             before = service.served(endpoint)
-            ask = machine.ask_refresh if endpoint == "/token" else machine.ask_refresh_plainly
+            crowd = service.at_once(machine, 200)
+            ask = crowd.ask_refresh if endpoint == "/token" else crowd.ask_refresh_plainly
             responses = await asyncio.gather(*(ask(tokens) for _ in range(200)))
             assert statuses(responses)[200] <= 1
             if 503 not in statuses(responses):
@@ -276,11 +318,12 @@ async def test_a_client_disabled_at_the_door_stops_at_every_worker(service: Serv
 @pytest.mark.parametrize("limit", [1, 37])
 async def test_the_limit_is_exact_over_all_workers(service: Service, limit: int) -> None:
     """However many ask at once and wherever, N of a minute are admitted and no more."""
-    async with service.http(120) as http:
+    async with service.http() as http:
         for _ in range(ATTEMPTS):
             machine = await service.machine(http, max_requests_per_minute=limit)
+            crowd = service.at_once(machine, 120)
             await room_in_this_minute()
-            asked = await asyncio.gather(*(machine.ask_token() for _ in range(120)))
+            asked = await asyncio.gather(*(crowd.ask_token() for _ in range(120)))
             assert statuses(asked)[200] <= limit
             if 503 not in statuses(asked):
                 break
