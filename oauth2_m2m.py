@@ -28,6 +28,7 @@ from _oauth2_m2m.config import Environment, Settings, environment_from
 from _oauth2_m2m.endpoints import endpoint_router
 from _oauth2_m2m.errors import (
     BearerError,
+    ClientChanged,
     ClientExists,
     ClientNotFound,
     ConfigurationError,
@@ -54,6 +55,7 @@ __all__ = [
     "AccessToken",
     "BearerError",
     "Client",
+    "ClientChanged",
     "ClientExists",
     "ClientNotFound",
     "Clients",
@@ -141,9 +143,11 @@ class OAuth2M2M:
                 to do.
         """
         await self._services.prepare()
-        async with self._describing(app):
-            yield
-        await self._services.drain()
+        try:
+            async with self._describing(app):
+                yield
+        finally:
+            await self._services.drain()
 
     async def revoke(self, token: str) -> None:
         """Revoke an access token, or a refresh token with its whole family.

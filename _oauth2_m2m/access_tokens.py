@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import make_id
-from _oauth2_m2m.errors import InvalidScope, InvalidToken
+from _oauth2_m2m.errors import InvalidScope, InvalidToken, UnknownKey
 from _oauth2_m2m.forms import parse_json
 from _oauth2_m2m.keys import KeyRing
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
@@ -24,8 +24,8 @@ from _oauth2_m2m.signatures import b64url_decode, b64url_encode
 T = TypeVar("T")
 
 TOKEN_TYPE = "at+jwt"
-LONGEST_TOKEN = 8192
-_LATEST_MOMENT = 253_402_300_799  # the end of the year 9999, the last that Python can hold
+LONGEST_TOKEN = 16_384
+_LATEST_MOMENT = 253_370_764_800  # the year 9999, the last that Python can hold, begins
 _SHORTEST_JTI, _LONGEST_ID = 1, 255
 
 
@@ -136,6 +136,7 @@ def read_access_token(
         now: the moment to judge it at.
 
     Raises:
+        UnknownKey: it names a key that is not among these.
         InvalidToken: it is malformed, not ours, or expired; `detail` says which. Whether it was
             revoked is for the database to say.
     """
@@ -166,7 +167,7 @@ def _read(text: str, settings: Settings, keys: KeyRing, now: datetime) -> Access
     kid = header.get("kid")
     key = keys.verifying.get(kid) if isinstance(kid, str) else None
     if key is None:
-        raise ValueError("signed by an unknown key")
+        raise UnknownKey(detail="signed by an unknown key")
     if header.get("alg") != key.algorithm:
         raise ValueError("alg is not the key's")
 

@@ -7,18 +7,20 @@ be written fails.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from _oauth2_m2m.callers import Caller
-from _oauth2_m2m.credentials import is_made_here
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.storage import Document, Storage
 
 _LONGEST_CLIENT_ID = 128
 _LONGEST_REASON = 300
+#: The beginning of a secret or token that was made here, however it goes on.
+_PASTED = re.compile(r"(m2m[a-z]_)[0-9A-Za-z]{8,}", re.ASCII)
 
 
 class Event(StrEnum):
@@ -119,18 +121,16 @@ def _document(
 ) -> Document:
     return {
         "event_type": event.value,
-        "client_id": _presentable(client_id),
+        "client_id": client_id and _masked(client_id)[:_LONGEST_CLIENT_ID],
         "ip": caller and caller.ip,
-        "reason": reason and reason[:_LONGEST_REASON],
+        "reason": reason and _masked(reason)[:_LONGEST_REASON],
         "timestamp": now,
         "jti": jti,
         "request_id": caller and caller.request_id,
-        "user_agent": caller and caller.user_agent,
+        "user_agent": caller and caller.user_agent and _masked(caller.user_agent),
     }
 
 
-def _presentable(client_id: str | None) -> str | None:
-    """A presented id, bounded; people do paste their secret into the wrong field."""
-    if client_id is not None and is_made_here(client_id):
-        return f"{client_id[:5]}..."
-    return client_id and client_id[:_LONGEST_CLIENT_ID]
+def _masked(text: str) -> str:
+    """The text without secrets of ours: people do paste theirs into the wrong field."""
+    return _PASTED.sub(r"\1...", text)

@@ -12,7 +12,7 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.responses import Response
 
-from _oauth2_m2m.access_tokens import AccessToken, read_access_token
+from _oauth2_m2m.access_tokens import AccessToken
 from _oauth2_m2m.admission import Attempt, attempt_at_route
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.config import Settings
@@ -80,7 +80,7 @@ class AccessTokenGuard(SecurityBase):
         Raises:
             ValueError: a scope or the role is no single word.
         """
-        for word in (*scopes, *([role] if role else [])):
+        for word in (*scopes, *([] if role is None else [role])):
             if not is_scope_token(word):
                 raise ValueError(f"{word!r} is no scope or role: use one word without quotes")
 
@@ -127,20 +127,21 @@ class AccessTokenGuard(SecurityBase):
 
     async def _check(self, text: str, attempt: Attempt, settings: Settings) -> AccessToken:
         services, now = self._services, attempt.now
-        keys = services.keys.ring(settings)
-        token = read_access_token(text, settings=settings, keys=keys, now=now)
+        token = await services.read_access_token(text, settings, now)
         attempt.client_id, attempt.jti = token.client_id, token.jti
+        client = await services.clients.holder(token.client_id, token.epoch)
+        if client is None:
+            raise InvalidToken(detail="the client is disabled, removed or made anew")
         # Both questions go out together: whether it is revoked, and its place in the budget.
         revoked = services.revocation.is_revoked(_marks(token, text, settings))
-        client = await services.clients.remembered(token.client_id)
-        if client is None:
-            raise InvalidToken(detail="the client is disabled or removed")
         key, limit = (
             client_key(token.client_id, attempt.caller.network, now),
             client.limit(settings),
         )
         place = services.limits.take(key, now) if limit else None
         if await revoked:
+            if place is not None:
+                await services.limits.give_back(key)  # a dead token is no claim on the budget
             raise InvalidToken(detail="revoked")
         if place is not None:
             check_place(await place, limit, key, now, token.client_id)

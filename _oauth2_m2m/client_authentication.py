@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import unquote_plus
 
+from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_documents import Client, client_from
 from _oauth2_m2m.clients import Clients
-from _oauth2_m2m.credentials import LONGEST_SECRET, Match, SecretChecker, is_digest
+from _oauth2_m2m.credentials import LONGEST_SECRET, SecretChecker, is_digest
 from _oauth2_m2m.errors import InvalidClient, InvalidRequest, Unprocessable
 from _oauth2_m2m.forms import Form
 from _oauth2_m2m.storage import Document
 
 #: A stand-in of the right length, so that a hopeless secret costs what any other does.
 _HOPELESS = "x" * 32
+#: What Swagger UI sends beside its password form when its client fields are empty.
+_EMPTY_BASIC = "Basic Og=="
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def present_plain(form: Form, authorization: Sequence[str]) -> Presented:
     for name in ("username", "password"):
         if name not in form:
             raise Unprocessable(f"Field required: {name}", field=name, kind="missing")
-    if authorization or "client_secret" in form:
+    if any(header.strip() != _EMPTY_BASIC for header in authorization) or "client_secret" in form:
         raise InvalidRequest("Authenticate in one way only: username and password, or as a client")
     return Presented(form["username"], form["password"])
 
@@ -119,7 +122,7 @@ class ClientAuthentication:
         self._checker = checker
 
     async def authenticate(
-        self, presented: Presented, document: Document | None, ip: str, now: datetime
+        self, presented: Presented, document: Document | None, caller: Caller, now: datetime
     ) -> Client:
         """Decide whether the caller is the client that it says it is.
 
@@ -129,39 +132,35 @@ class ClientAuthentication:
         Args:
             presented: what the request presents.
             document: the client's document, or `None` when there is none.
-            ip: where the request comes from.
+            caller: where the request comes from.
             now: the moment to judge at.
 
         Raises:
             InvalidClient: it is not, or may not; only `detail` says why.
         """
-        client, fault = _known_client(document)
+        client, fault = _known_client(document, caller.ip)
         secret, stored = presented.secret, client.live_secrets(now) if client else []
         if len(secret) > LONGEST_SECRET or is_digest(secret):
             secret, stored = _HOPELESS, []
-        match = await self._checker.match(secret, stored)
-        fault = fault or _fault(client, match, ip)
-        if client is None or fault is not None:
+        match = await self._checker.match(secret, stored, caller.network)
+        if client is None or match.stored is None:
+            fault = fault or "wrong or expired secret"
             raise InvalidClient(detail=fault, by_basic=presented.by_basic)
-        if match.digest is not None and match.stored is not None:
-            await self._clients.store_digest(client.client_id, match.stored, match.digest)
+        if match.digest is not None:
+            return await self._clients.adopt(client, match.stored, match.digest)
         return client
 
 
-def _known_client(document: Document | None) -> tuple[Client | None, str | None]:
+def _known_client(document: Document | None, ip: str) -> tuple[Client | None, str | None]:
+    """The client whose secret is worth comparing, or why there is none."""
     if document is None:
         return None, "unknown client"
     try:
-        return client_from(document), None
+        client = client_from(document)
     except ValueError as fault:
         return None, f"malformed client document: {fault}"
-
-
-def _fault(client: Client | None, match: Match, ip: str) -> str | None:
-    if match.stored is None:
-        return "wrong or expired secret"
-    if client is not None and client.disabled:
-        return "disabled client"
-    if client is not None and not client.allows_address(ip):
-        return "address outside the client's networks"
-    return None
+    if client.disabled:
+        return None, "disabled client"
+    if not client.allows_address(ip):
+        return None, "address outside the client's networks"
+    return client, None

@@ -13,12 +13,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, Settings
-from _oauth2_m2m.scopes import Scope, is_scope_token
+from _oauth2_m2m.scopes import LONGEST_SCOPE, Scope, format_scope, is_scope_token
 from _oauth2_m2m.storage import as_utc
 
 MOST_SECRETS = 20
 MOST_SCOPES = 200
 _LONGEST_TYPED_ID = 255
+_LONGEST_LIFETIME_MINUTES = LONGEST_ACCESS_TOKEN_LIFETIME // timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ def client_from(document: Mapping[str, Any]) -> Client:
         ValueError: a field is malformed; the message names it and quotes nothing.
     """
     minutes = _whole_number(document, "access_token_expire_minutes", 1)
-    lifetime = minutes and min(timedelta(minutes=minutes), LONGEST_ACCESS_TOKEN_LIFETIME)
+    lifetime = minutes and timedelta(minutes=min(minutes, _LONGEST_LIFETIME_MINUTES))
     grant_types = _texts(document, "grant_types")
     return Client(
         client_id=_typed_id(document),
@@ -159,6 +160,8 @@ def _scopes(document: Mapping[str, Any]) -> Scope:
         raise ValueError(
             f"scopes must be a list of at most {MOST_SCOPES} scope names (RFC 6749 section 3.3)"
         )
+    if len(format_scope(scopes)) > LONGEST_SCOPE:
+        raise ValueError(f"scopes must not be longer than {LONGEST_SCOPE} characters together")
     return frozenset(scopes)
 
 
@@ -178,7 +181,7 @@ def _text(document: Mapping[str, Any], name: str) -> str | None:
 
 def _token_text(document: Mapping[str, Any], name: str) -> str | None:
     value = _text(document, name)
-    if value and not is_scope_token(value):
+    if value and (len(value) > _LONGEST_TYPED_ID or not is_scope_token(value)):
         raise ValueError(f"{name} must be one word without spaces and quotes")
     return value
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections import OrderedDict
@@ -12,7 +11,7 @@ from typing import Any
 
 from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.client_documents import MOST_SECRETS, Client, RegisteredClient, client_from
-from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME
+from _oauth2_m2m.config import LONGEST_REFRESH_TOKEN_LIFETIME
 from _oauth2_m2m.credentials import (
     LONGEST_SECRET,
     SecretChecker,
@@ -21,9 +20,9 @@ from _oauth2_m2m.credentials import (
     make_client_secret,
     make_id,
 )
-from _oauth2_m2m.errors import ClientExists, ClientNotFound
+from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
 from _oauth2_m2m.group_commit import GroupCommit
-from _oauth2_m2m.revocation import Revocation, epoch_mark
+from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
 from _oauth2_m2m.storage import Document, Storage, as_utc
 
 LARGEST_PAGE = 1000
@@ -125,18 +124,21 @@ class Clients:
 
         Raises:
             ClientNotFound: there is no such client.
+            ClientChanged: somebody else changed it meanwhile.
             ValueError: the overlap is negative, or the client has too many secrets already.
         """
         if overlap < timedelta(0):
             raise ValueError("overlap must not be negative")
         secret, now = make_client_secret(), _now()
-        client = await self._existing(client_id)
+        document = await self._document(client_id)
+        client = client_from(document)
         update: dict[str, Any] = {"client_secret": fingerprint(secret), "secrets": []}
         if overlap:
-            update["secrets"] = await self._kept_secrets(client_id, now, now + overlap)
+            update["secrets"] = await self._kept_secrets(document, now, now + overlap)
         else:
             update["epoch"] = await self._end_epoch(client, now)
-        await self._update(client, update)
+        read = {name: document.get(name) for name in ("client_secret", "secrets")}
+        await self._update(client, update, **read)
         await self._record(Event.SECRET_ROTATED, client_id)
         return RegisteredClient(await self._existing(client_id), secret)
 
@@ -168,9 +170,10 @@ class Clients:
         Raises:
             ClientNotFound: there is no such client.
         """
-        await self._end_epoch(await self._existing(client_id), _now())
-        if await self._clients.remove({"client_id": client_id}) is None:
-            raise ClientNotFound(_no_client(client_id))
+        client = await self._existing(client_id)
+        await self._end_epoch(client, _now())
+        if await self._clients.remove(_unchanged(client)) is None:
+            raise ClientChanged(_changed(client_id))
         self._remembered.pop(client_id, None)
         await self._record(Event.CLIENT_DISABLED, client_id, "removed")
 
@@ -211,20 +214,20 @@ class Clients:
         """A client's document as it stands in the database after this call."""
         return self._find.ask(client_id)
 
-    async def remembered(self, client_id: str) -> Client | None:
-        """A client that may use its live tokens, as it stood at most 30 s ago.
+    async def holder(self, client_id: str, epoch: str) -> Client | None:
+        """The client that may use a live token of this epoch, as it stood at most 30 s ago.
 
         Only good news is remembered: a client that was enabled again works at once.
         """
-        known = self._remembered.get(client_id)
-        if known is not None and time.monotonic() - known[0] < _REMEMBERED_SECONDS:
-            return known[1]
+        read_at, known = self._remembered.get(client_id, (0.0, None))
+        if known and known.epoch == epoch and time.monotonic() - read_at < _REMEMBERED_SECONDS:
+            return known
         document = await self.find(client_id)
         try:
             client = client_from(document) if document else None
         except ValueError:
             client = None
-        if client is None or client.disabled:
+        if client is None or client.disabled or client.epoch != epoch:
             self._remembered.pop(client_id, None)
             return None
         self._remembered[client_id] = (time.monotonic(), client)
@@ -232,18 +235,25 @@ class Clients:
             self._remembered.popitem(last=False)
         return client
 
-    async def store_digest(self, client_id: str, plain: str, digest: str) -> None:
-        """Replace a secret that an operator typed by its digest, wherever it stands."""
-        await asyncio.gather(
-            self._clients.change(
-                {"client_id": client_id, "client_secret": plain},
-                {"$set": {"client_secret": digest}},
-            ),
-            self._clients.change(
-                {"client_id": client_id, "secrets.secret": plain},
-                {"$set": {"secrets.$.secret": digest}},
-            ),
+    async def adopt(self, client: Client, plain: str, digest: str) -> Client:
+        """Take over a client whose secret an operator typed: replace it by its digest.
+
+        A client that was removed and typed anew has the epoch of the one before it, which is dead,
+        so it is given one of its own.
+
+        Returns:
+            The client as it is from now on.
+        """
+        mine = {"client_id": client.client_id}
+        if await self._revocation.is_revoked(Question((_mark(client),))):
+            await self._update(client, {"epoch": make_id(8)})
+        await self._clients.change(
+            {**mine, "client_secret": plain}, {"$set": {"client_secret": digest}}
         )
+        await self._clients.change(
+            {**mine, "secrets.secret": plain}, {"$set": {"secrets.$.secret": digest}}
+        )
+        return await self._existing(client.client_id)
 
     async def _find_all(self, client_ids: Sequence[str]) -> Sequence[Document | None]:
         found = await self._clients.find({"client_id": {"$in": list(set(client_ids))}})
@@ -251,10 +261,13 @@ class Clients:
         return [documents.get(client_id) for client_id in client_ids]
 
     async def _existing(self, client_id: str) -> Client:
+        return client_from(await self._document(client_id))
+
+    async def _document(self, client_id: str) -> Document:
         document = await self._clients.find_one({"client_id": client_id})
         if document is None:
-            raise ClientNotFound(_no_client(client_id))
-        return client_from(document)
+            raise ClientNotFound(f"no client {client_id!r} is registered")
+        return document
 
     async def _end_epoch(self, client: Client, now: datetime) -> str:
         """Revoke a client's live tokens and name its next epoch.
@@ -262,28 +275,28 @@ class Clients:
         The mark comes first: if we die before the document is changed, the tokens are dead all
         the same, and doing it again mends the rest.
         """
-        expires_at = now + LONGEST_ACCESS_TOKEN_LIFETIME
-        await self._revocation.revoke(epoch_mark(client.client_id, client.epoch), now, expires_at)
+        expires_at = now + LONGEST_REFRESH_TOKEN_LIFETIME
+        await self._revocation.revoke(_mark(client), now, expires_at)
         return make_id(8)
 
-    async def _update(self, client: Client, update: Mapping[str, Any]) -> None:
-        query: Document = {"client_id": client.client_id, "epoch": client.epoch or None}
-        changed = await self._clients.change(query, {"$set": dict(update)}, fields=["_id"])
-        if changed is None:
-            raise ClientNotFound(f"{_no_client(client.client_id)}, or it was changed meanwhile")
+    async def _update(self, client: Client, update: Mapping[str, Any], **read: Any) -> None:
+        """Change a client, unless somebody else changed what this change rests on."""
+        query = {**_unchanged(client), **read}
+        if await self._clients.change(query, {"$set": dict(update)}, fields=["_id"]) is None:
+            raise ClientChanged(_changed(client.client_id))
         self._remembered.pop(client.client_id, None)
 
     async def _kept_secrets(
-        self, client_id: str, now: datetime, until: datetime
+        self, document: Document, now: datetime, until: datetime
     ) -> Sequence[Document]:
         """The live secrets as they shall stand beside a new one, none of them beyond `until`."""
-        document = await self._clients.find_one({"client_id": client_id}) or {}
-        old = {"id": make_id(8), "secret": document.get("client_secret"), "expires_at": until}
-        kept = [old] if old["secret"] else []
-        for other in document.get("secrets") or []:
-            expires_at = as_utc(other.get("expires_at")) or until
-            if expires_at > now:
-                kept.append({**other, "expires_at": min(expires_at, until)})
+        first = {"id": make_id(8), "secret": document.get("client_secret"), "expires_at": until}
+        kept = []
+        for other in (first, *(document.get("secrets") or [])):
+            secret, expires_at = other.get("secret"), as_utc(other.get("expires_at")) or until
+            if secret and expires_at > now:
+                digest = secret if is_digest(secret) else await self._checker.digest(secret)
+                kept.append({**other, "secret": digest, "expires_at": min(expires_at, until)})
         if len(kept) >= MOST_SECRETS:
             raise ValueError(f"the client has {MOST_SECRETS} live secrets already")
         return kept
@@ -305,8 +318,17 @@ def _check_secret(secret: str) -> None:
         )
 
 
-def _no_client(client_id: str) -> str:
-    return f"no client {client_id!r} is registered"
+def _mark(client: Client) -> str:
+    return epoch_mark(client.client_id, client.epoch)
+
+
+def _unchanged(client: Client) -> Document:
+    """Finds the client only while it is in the epoch in which it was read."""
+    return {"client_id": client.client_id, "epoch": client.epoch or None}
+
+
+def _changed(client_id: str) -> str:
+    return f"client {client_id!r} was changed meanwhile: try again"
 
 
 def _now() -> datetime:

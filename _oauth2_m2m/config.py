@@ -31,10 +31,11 @@ SAMPLE_KEYS = frozenset({
 })  # fmt: skip
 
 _DEVELOPMENT_ISSUER = "http://localhost:8000"
-#: Marks that end a client's tokens live this long, whatever the settings said at their issue.
+#: Marks that end a client's tokens outlive them, whatever the settings said at their issue.
 LONGEST_ACCESS_TOKEN_LIFETIME = timedelta(hours=24)
 _LONGEST_LIFETIME_MINUTES = LONGEST_ACCESS_TOKEN_LIFETIME // timedelta(minutes=1)
-_LONGEST_DAYS = 3650
+LONGEST_REFRESH_TOKEN_LIFETIME = timedelta(days=366)
+_LONGEST_RETENTION_DAYS = 3650
 _MOST_REQUESTS = 1_000_000_000
 _LONGEST_GRACE_SECONDS = 3600
 _MOST_PREVIOUS_KEYS = 10
@@ -135,7 +136,9 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
             )
         ),
         refresh_token_lifetime=timedelta(
-            days=field.read("REFRESH_TOKEN_EXPIRE_DAYS", _number(1, _LONGEST_DAYS), 30)
+            days=field.read(
+                "REFRESH_TOKEN_EXPIRE_DAYS", _number(1, LONGEST_REFRESH_TOKEN_LIFETIME.days), 30
+            )
         ),
         refresh_grace=timedelta(
             seconds=field.read("REFRESH_GRACE_SECONDS", _number(0, _LONGEST_GRACE_SECONDS), 0)
@@ -146,7 +149,7 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
             "MAX_REQUESTS_PER_MINUTE", _number(0, _MOST_REQUESTS), 60
         ),
         audit_retention=timedelta(
-            days=field.read("AUDIT_RETENTION_DAYS", _number(1, _LONGEST_DAYS), 90)
+            days=field.read("AUDIT_RETENTION_DAYS", _number(1, _LONGEST_RETENTION_DAYS), 90)
         ),
         leeway=timedelta(seconds=field.read("LEEWAY_SECONDS", _number(0, 300), 0)),
         revocation_read_concern=field.read(

@@ -13,18 +13,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import re
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from zlib import crc32
 
-from _oauth2_m2m.errors import TemporarilyUnavailable
+from _oauth2_m2m.errors import TooManySecrets
 
 CLIENT_SECRET_PREFIX = "m2ms_"
 REFRESH_TOKEN_PREFIX = "m2mr_"
@@ -44,7 +45,9 @@ _SCRYPT_MEMORY = 64 * 1024 * 1024
 _SALT_BYTES = 16
 
 _SLOW_HASHES_AT_ONCE = 2
-_SLOW_HASHES_WAITING = 64
+_MOST_WAITING = 64
+_MOST_WAITING_FROM_ONE_NETWORK = 8
+_OPERATOR = "operator"
 _REMEMBERED_SECONDS = 300
 _MOST_REMEMBERED = 1024
 
@@ -110,7 +113,7 @@ class SecretChecker:
         self._pool = ThreadPoolExecutor(
             _SLOW_HASHES_AT_ONCE, thread_name_prefix="oauth2-m2m-scrypt"
         )
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
 
@@ -118,14 +121,18 @@ class SecretChecker:
         """The digest to store for a secret, whoever made it."""
         if is_made_here(secret):
             return fingerprint(secret)
-        return _scrypt_text(salt := _new_salt(), await self._scrypt(secret, salt))
+        return _scrypt_text(salt := _new_salt(), await self._scrypt(secret, salt, _OPERATOR))
 
-    async def match(self, presented: str, stored: Iterable[str]) -> Match:
+    async def match(self, presented: str, stored: Iterable[str], network: str) -> Match:
         """Find the stored value that the presented secret belongs to.
 
         Args:
             presented: what the caller sent.
             stored: what the database holds: digests, or the plain text that an operator typed.
+            network: where it comes from; nobody may keep the slow comparison to themselves.
+
+        Raises:
+            TooManySecrets: too many wait for the slow comparison, from there or in all.
         """
         candidates = list(stored)
         if is_made_here(presented):
@@ -134,22 +141,27 @@ class SecretChecker:
         for value in candidates:
             if value.startswith("scrypt$") and self._is_remembered(presented, value):
                 return Match(value)
-        salt = next(filter(None, map(_salt_of, candidates)), None) or _new_salt()
-        digest = _scrypt_text(salt, await self._scrypt(presented, salt))
-        found = _first(candidates, digest, presented)
-        if found.stored is not None:
-            self._remember(presented, found.digest or found.stored)
-        return found
+        # One salt serves all secrets of a client that were typed, so this is one computation, for
+        # unknown clients too; only digests that somebody copied by hand may bring in another.
+        for salt in _salts(candidates) or [_new_salt()]:
+            digest = _scrypt_text(salt, await self._scrypt(presented, salt, network))
+            found = _first(candidates, digest, presented)
+            if found.stored is not None:
+                self._remember(presented, found.digest or found.stored)
+                return found
+        return Match(None)
 
-    async def _scrypt(self, secret: str, salt: bytes) -> bytes:
-        if self._waiting >= _SLOW_HASHES_WAITING:
-            raise TemporarilyUnavailable(detail="too many slow secrets at once")
-        self._waiting += 1
+    async def _scrypt(self, secret: str, salt: bytes, network: str) -> bytes:
+        from_there, in_all = self._waiting[network], self._waiting.total()
+        if from_there >= _MOST_WAITING_FROM_ONE_NETWORK or in_all >= _MOST_WAITING:
+            raise TooManySecrets(detail="too many slow secrets at once")
+        self._waiting[network] += 1
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, _scrypt, secret.encode(), salt)
         finally:
-            self._waiting -= 1
+            self._waiting[network] -= 1
+            self._waiting += Counter()  # forgets networks from which nothing waits
 
     def _is_remembered(self, presented: str, stored: str) -> bool:
         return self._remembered.get(self._tag(presented, stored), 0.0) > time.monotonic()
@@ -181,7 +193,7 @@ def _first(candidates: list[str], digest: str, presented: str) -> Match:
     found = Match(None)
     for stored in candidates:
         if is_digest(stored):
-            if hmac.compare_digest(stored, digest):
+            if hmac.compare_digest(stored.encode(), digest.encode()):
                 found = Match(stored)
         elif hmac.compare_digest(stored.encode(), presented.encode()):
             found = Match(stored, digest)
@@ -203,15 +215,15 @@ def _scrypt_text(salt: bytes, key: bytes) -> str:
     return "$".join(("scrypt", parameters, _b64(salt), _b64(key)))
 
 
-def _salt_of(stored: str) -> bytes | None:
-    """The salt of a scrypt digest; one salt serves all of a client's secrets."""
-    parts = stored.split("$")
-    if parts[0] != "scrypt" or len(parts) != 4:
-        return None
-    try:
-        return base64.b64decode(parts[2], validate=True)
-    except binascii.Error:
-        return None
+def _salts(candidates: list[str]) -> list[bytes]:
+    """The distinct salts of the scrypt digests among the stored values."""
+    salts: dict[bytes, None] = {}
+    for stored in candidates:
+        parts = stored.split("$")
+        if parts[0] == "scrypt" and len(parts) == 4:
+            with contextlib.suppress(binascii.Error):
+                salts[base64.b64decode(parts[2], validate=True)] = None
+    return list(salts)
 
 
 def _b64(data: bytes) -> str:

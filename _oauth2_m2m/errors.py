@@ -2,7 +2,8 @@
 
     OAuth2M2MError
     ├── ConfigurationError             the operator must mend something; the start fails
-    ├── ClientExists, ClientNotFound   m2m.clients was asked for the impossible
+    ├── ClientExists, ClientNotFound, ClientChanged
+    │                                  m2m.clients was asked for the impossible
     └── OAuth2Error                    an answer to a request; the class is the code on the wire
         ├── InvalidRequest             400  (404, 405, 408, 413 and 422 are subclasses)
         ├── InvalidClient              401
@@ -12,9 +13,10 @@
         ├── InvalidScope               400
         ├── RateLimitExceeded          429
         ├── TemporarilyUnavailable     503
+        ├── TooManySecrets             503
         └── BearerError                protected routes, RFC 6750
             ├── MissingToken           401  no code in the challenge
-            ├── InvalidToken           401
+            ├── InvalidToken           401  (UnknownKey is a subclass)
             └── InsufficientScope      403
 
 An OAuth error has two faces: `description` is for the caller, `detail` is for the audit log only.
@@ -40,6 +42,10 @@ class ClientExists(OAuth2M2MError):
 
 class ClientNotFound(OAuth2M2MError):
     """No client with this id is registered."""
+
+
+class ClientChanged(OAuth2M2MError):
+    """Somebody else changed the client at the same time: nothing was changed here, try again."""
 
 
 class OAuth2Error(OAuth2M2MError):
@@ -240,6 +246,21 @@ class TemporarilyUnavailable(OAuth2Error):
         return {"Retry-After": "1"}
 
 
+class TooManySecrets(OAuth2Error):
+    """Too many secrets that people typed wait for their slow comparison.
+
+    Unlike `TemporarilyUnavailable` it counts against the caller: it is how an attack looks.
+    """
+
+    error = "temporarily_unavailable"
+    status_code = 503
+    default = TemporarilyUnavailable.default
+
+    def headers(self) -> dict[str, str]:
+        """When to come back. RFC 9110 section 10.2.3."""
+        return {"Retry-After": "1"}
+
+
 class BearerError(OAuth2Error):
     """A protected route refuses. RFC 6750 section 3."""
 
@@ -272,6 +293,10 @@ class InvalidToken(BearerError):
     default = "The access token is invalid, expired or revoked"
 
 
+class UnknownKey(InvalidToken):
+    """The token names a key that is not at hand: it may be new, so the keys are worth a look."""
+
+
 class InsufficientScope(BearerError):
     """The token is good, but does not allow this. RFC 6750 section 3.1.
 
@@ -291,5 +316,5 @@ class InsufficientScope(BearerError):
         self.role = role
 
     def challenge(self) -> str:
-        """The challenge names the scopes that would be enough."""
-        return f'{super().challenge()}, scope="{self.scope}"'
+        """The challenge names the scopes that would be enough, if it is scopes that are missing."""
+        return super().challenge() + (f', scope="{self.scope}"' if self.scope else "")

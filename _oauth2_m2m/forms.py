@@ -12,6 +12,7 @@ from _oauth2_m2m.errors import BodyTooLarge, InvalidRequest
 LARGEST_BODY_BYTES = 64 * 1024
 MOST_FIELDS = 100
 DEEPEST_JSON = 16
+_LONGEST_NUMBER = 20  # 64 bits and a sign
 
 Form = Mapping[str, str]
 
@@ -55,7 +56,10 @@ def parse_json(body: bytes) -> Any:
     """
     try:
         value = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            body.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_bounded_int,
+            parse_constant=_no_constant,
         )
         _check(value, DEEPEST_JSON)
     except UnicodeError:
@@ -74,6 +78,12 @@ def _unique(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError("a repeated member")
         found[name] = value
     return found
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > _LONGEST_NUMBER:
+        raise ValueError(f"a number of more than {_LONGEST_NUMBER} digits")
+    return int(digits)
 
 
 def _no_constant(name: str) -> NoReturn:

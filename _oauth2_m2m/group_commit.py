@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
@@ -101,7 +102,7 @@ class GroupCommit(Generic[Q, A]):
             batch.done.set_result(None)
         except Exception as error:
             if not isinstance(error, TemporarilyUnavailable):
-                _log.exception("a batch of database work failed")
+                _log.error("a batch of database work failed: %s", _place(error))
             batch.fail(error)
         except BaseException:
             batch.fail(_shutting_down())
@@ -152,6 +153,12 @@ class _Answer(Generic[Q, A]):
             # A fresh exception each: one shared by many tasks would collect all their tracebacks.
             raise TemporarilyUnavailable(detail=str(batch.failure)) from None
         return batch.answers[self._place]
+
+
+def _place(error: Exception) -> str:
+    """What went wrong where. Neither the message nor a trace: they may quote a document."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {frame.name}, line {frame.lineno} of {frame.filename}"
 
 
 def _shutting_down() -> TemporarilyUnavailable:

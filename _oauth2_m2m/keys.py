@@ -31,18 +31,19 @@ class Keys:
         self._ring: KeyRing | None = None
 
     def ring(self, settings: Settings) -> KeyRing:
-        """The keys that these settings name: the signing one and those before it.
-
-        Raises:
-            ConfigurationError: a key cannot be used.
-        """
+        """The keys that these settings name: the signing one and those before it."""
         if self._ring is None or settings is not self._settings:
-            self._ring = _ring_of(settings)
+            self._ring = key_ring(settings)
             self._settings = settings
         return self._ring
 
 
-def _ring_of(settings: Settings) -> KeyRing:
+def key_ring(settings: Settings) -> KeyRing:
+    """The keys that these settings name.
+
+    Raises:
+        ConfigurationError: a key cannot be used.
+    """
     signing = hs256_key(settings.secret_key)
     previous = [hs256_key(secret) for secret in settings.previous_secret_keys]
     return KeyRing(signing, MappingProxyType({key.kid: key for key in (*previous, signing)}))

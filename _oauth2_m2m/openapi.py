@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.routing import NoMatchFound
 
-from _oauth2_m2m.endpoints.documentation import GUARDED_RESPONSES
+from _oauth2_m2m.endpoints.documentation import GUARDED_RESPONSES, TOKEN_ROUTE, ErrorResponse
 
 _METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
-_ERROR = "#/components/schemas/ErrorResponse"
+# Written out: a reference could meet a model of the app's own with the same name.
+_ERROR = ErrorResponse.model_json_schema()
 
 
 def describe(app: FastAPI, scheme_name: str) -> None:
@@ -29,18 +31,28 @@ def describe(app: FastAPI, scheme_name: str) -> None:
 
     def openapi() -> dict[str, Any]:
         document = written()
-        _complete(document, scheme_name)
+        _complete(document, scheme_name, _token_url(app))
         return document
 
     openapi.describes = scheme_name  # type: ignore[attr-defined]
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _complete(document: dict[str, Any], scheme_name: str) -> None:
-    schemes = document.get("components", {}).get("securitySchemes", {})
-    scopes = (
-        schemes.get(scheme_name, {}).get("flows", {}).get("clientCredentials", {}).get("scopes")
-    )
+def _token_url(app: FastAPI) -> str | None:
+    """Where the router was included, relative as FastAPI's own token URLs are."""
+    try:
+        return str(app.url_path_for(TOKEN_ROUTE)).lstrip("/")
+    except NoMatchFound:  # guards alone: the tokens come from elsewhere
+        return None
+
+
+def _complete(document: dict[str, Any], scheme_name: str, token_url: str | None) -> None:
+    scheme = document.get("components", {}).get("securitySchemes", {}).get(scheme_name)
+    if scheme is None:
+        return
+    flow = scheme["flows"]["clientCredentials"]
+    if token_url is not None:
+        flow["tokenUrl"] = token_url
     for operation in _operations(document):
         for security in operation.get("security", []):
             if scheme_name not in security:
@@ -49,8 +61,7 @@ def _complete(document: dict[str, Any], scheme_name: str) -> None:
             for status_code, response in GUARDED_RESPONSES.items():
                 responses.setdefault(str(status_code), _response(response["description"]))
             for scope in security[scheme_name]:
-                if scopes is not None:
-                    scopes.setdefault(scope, "")
+                flow["scopes"].setdefault(scope, "")
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -61,5 +72,5 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _response(description: str) -> dict[str, Any]:
     return {
         "description": description,
-        "content": {"application/json": {"schema": {"$ref": _ERROR}}},
+        "content": {"application/json": {"schema": _ERROR}},
     }

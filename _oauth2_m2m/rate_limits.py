@@ -31,6 +31,7 @@ class RateLimits:
         # A count that a failover loses admits a few requests more: no breach, so w:1 is enough.
         self._counts = storage.collection("rate_limits", durable=False)
         self._take = GroupCommit(self._take_places)
+        self._give = GroupCommit(self._give_places)
         self._look = GroupCommit(self._look_up)
 
     async def prepare(self) -> None:
@@ -40,6 +41,10 @@ class RateLimits:
     def take(self, key: str, now: datetime) -> Awaitable[int]:
         """Count one request; the answer is its place in the window, from 1."""
         return self._take.ask((key, now))
+
+    def give_back(self, key: str) -> Awaitable[None]:
+        """Take one place back: the request turned out to be nobody's who may use this budget."""
+        return self._give.ask(key)
 
     def taken(self, key: str) -> Awaitable[int]:
         """How many requests the window has counted so far."""
@@ -59,6 +64,11 @@ class RateLimits:
             key: count(total - counts[key] + 1) for key, total in zip(counts, totals, strict=True)
         }
         return [next(places[key]) for key, _ in requests]
+
+    async def _give_places(self, keys: Sequence[str]) -> Sequence[None]:
+        for key, n in Counter(keys).items():
+            await self._counts.change({"_id": key}, {"$inc": {"count": -n}}, fields=["_id"])
+        return [None] * len(keys)
 
     async def _increment(self, key: str, by: int, now: datetime) -> int:
         document = await self._counts.change(

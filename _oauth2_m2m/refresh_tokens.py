@@ -11,21 +11,29 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from _oauth2_m2m.credentials import fingerprint, is_digest, make_id, make_refresh_token
+from _oauth2_m2m.credentials import (
+    fingerprint,
+    is_digest,
+    is_made_here,
+    make_id,
+    make_refresh_token,
+)
 from _oauth2_m2m.errors import InvalidScope
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
-from _oauth2_m2m.storage import TTL_LAG, Document, Storage, as_utc
+from _oauth2_m2m.storage import TTL_LAG, Collection, Document, Storage, as_utc
 
 _LONGEST_TOKEN = 4096
 _NONCE_BYTES = 12
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class RefreshToken:
             all that its client may have.
         epoch: the client's epoch in which it was issued.
         created_at, expires_at: its life, in UTC.
-        spent: whether it was exchanged already.
+        spent_at: when it was exchanged, or `None` while it was not.
     """
 
     digest: str
@@ -50,7 +58,11 @@ class RefreshToken:
     epoch: str
     expires_at: datetime
     created_at: datetime | None = None
-    spent: bool = False
+    spent_at: datetime | None = None
+
+    def is_reused(self, now: datetime, grace: timedelta) -> bool:
+        """Whether presenting it now is reuse: it was spent, and is beyond the grace for that."""
+        return self.spent_at is not None and not _within(self.spent_at, now, grace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,8 @@ class RefreshTokens:
         self._used = storage.collection("used_refresh_tokens")
         self._insert = GroupCommit(self._tokens.insert)
         self._claim = GroupCommit(self._used.insert)
+        self._find_stored = GroupCommit(partial(_find_all, self._tokens))
+        self._find_used = GroupCommit(partial(_find_all, self._used))
 
     async def prepare(self) -> None:
         """Make the indexes."""
@@ -106,11 +120,10 @@ class RefreshTokens:
         if len(text) > _LONGEST_TOKEN or is_digest(text):
             return None
         digest = fingerprint(text)
-        query = {"refresh_token": {"$in": [digest, text]}}
-        stored, used = await asyncio.gather(self._tokens.find(query), self._used.find(query))
-        if stored:
-            return _token_from(stored[0], digest, spent=bool(used))
-        return _token_from(used[0], digest, spent=True) if used else None
+        # What was made here is stored as a digest only, so the text itself stays out of queries.
+        spellings = (digest,) if is_made_here(text) else (digest, text)
+        asked = self._find_stored.ask(spellings), self._find_used.ask(spellings)
+        return _token_from(await asked[0], await asked[1], digest)
 
     async def claim(self, text: str, token: RefreshToken, now: datetime, grace: timedelta) -> Claim:
         """Spend a token, once and for all workers.
@@ -136,7 +149,7 @@ class RefreshTokens:
             "expires_at": max(token.expires_at, now + grace),
             "successor": _seal(successor, text, token.digest),
         }
-        if not token.spent and await self._claim.ask(document):
+        if token.spent_at is None and await self._claim.ask(document):
             return Claim(successor, now)
         earlier = await self._used.find_one({"_id": token.digest})
         return _repeated(earlier, text, token.digest, now, grace)
@@ -188,14 +201,30 @@ def new_token(
     return text, token
 
 
-def _token_from(document: Document, digest: str, *, spent: bool) -> RefreshToken | None:
-    """Read a document of ours or of the older shape; one that makes no sense is no token."""
+async def _find_all(
+    collection: Collection, questions: Sequence[tuple[str, ...]]
+) -> Sequence[Document | None]:
+    """For each question the document that holds the token in one of these spellings."""
+    wanted = list({spelling for spellings in questions for spelling in spellings})
+    found = await collection.find({"refresh_token": {"$in": wanted}})
+    documents = {document["refresh_token"]: document for document in found}
+    return [
+        next((documents[spelling] for spelling in spellings if spelling in documents), None)
+        for spellings in questions
+    ]
+
+
+def _token_from(stored: Document | None, used: Document | None, digest: str) -> RefreshToken | None:
+    """Read documents of ours or of the older shape; what makes no sense is no token."""
+    document = stored or used
+    if document is None:
+        return None
     client_id, expires_at = document.get("client_id"), as_utc(document.get("expires_at"))
     if not isinstance(client_id, str) or expires_at is None:
-        if not spent:
+        if used is None:
             return None
         # A spent token of the older shape says little, and its reuse must be told all the same.
-        client_id, expires_at = str(client_id or ""), expires_at or datetime.max.replace(tzinfo=UTC)
+        client_id, expires_at = str(client_id or ""), expires_at or _LONG_AGO
     return RefreshToken(
         digest=digest,
         client_id=client_id,
@@ -204,8 +233,13 @@ def _token_from(document: Document, digest: str, *, spent: bool) -> RefreshToken
         epoch=str(document.get("epoch") or ""),
         expires_at=expires_at,
         created_at=as_utc(document.get("created_at")),
-        spent=spent,
+        spent_at=None if used is None else as_utc(used.get("used_at")) or _LONG_AGO,
     )
+
+
+def _within(spent_at: datetime, now: datetime, grace: timedelta) -> bool:
+    # Without a grace there is none, also for a request that began before the token was spent.
+    return bool(grace) and now < spent_at + grace
 
 
 def _scope_from(value: object) -> Scope | None:
@@ -219,7 +253,7 @@ def _repeated(
     earlier: Document | None, text: str, digest: str, now: datetime, grace: timedelta
 ) -> Claim:
     used_at = as_utc(earlier.get("used_at")) if earlier else None
-    if earlier is None or used_at is None or now >= used_at + grace:
+    if earlier is None or used_at is None or not _within(used_at, now, grace):
         return Claim(None, now)
     return Claim(_open(earlier.get("successor"), text, digest), used_at)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from _oauth2_m2m.access_tokens import read_access_token
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, Settings
 from _oauth2_m2m.credentials import fingerprint
 from _oauth2_m2m.errors import InvalidToken
 from _oauth2_m2m.refresh_tokens import RefreshToken
-from _oauth2_m2m.revocation import family_mark
+from _oauth2_m2m.revocation import Question, family_mark
 from _oauth2_m2m.services import Services
 
 
@@ -41,19 +40,21 @@ async def find_target(services: Services, settings: Settings, text: str, now: da
     Raises:
         InvalidToken: it is neither, or has expired.
     """
-    if "." in text:
-        return access_token_target(services, settings, text, now)
-    return await refresh_token_target(services, settings, text, now)
+    try:
+        return await access_token_target(services, settings, text, now)
+    except InvalidToken:
+        return await refresh_token_target(services, settings, text, now)
 
 
-def access_token_target(services: Services, settings: Settings, text: str, now: datetime) -> Target:
+async def access_token_target(
+    services: Services, settings: Settings, text: str, now: datetime
+) -> Target:
     """An access token is ended by its `jti`, never by its spelling.
 
     Raises:
         InvalidToken: it is malformed, not ours, or expired.
     """
-    keys = services.keys.ring(settings)
-    token = read_access_token(text, settings=settings, keys=keys, now=now)
+    token = await services.read_access_token(text, settings, now)
     # A mark that outlives the token by a little covers whatever leeway is set later.
     expires_at = token.expires_at + settings.leeway + timedelta(minutes=5)
     return Target(token.client_id, token.jti, expires_at, fingerprint(text), token.jti)
@@ -77,12 +78,17 @@ async def refresh_token_target(
 async def revoke_target(
     services: Services, target: Target, now: datetime, caller: Caller | None
 ) -> None:
-    """Set the mark and record it; both are durable when this returns."""
-    recorded = services.audit.record(
+    """Record it and set the mark; both are durable when this returns.
+
+    The record comes first, so that there is no revocation without one. Revoking again says nothing
+    new, and whoever holds one token shall not fill the audit log with it.
+    """
+    if await services.revocation.is_revoked(Question((target.mark,))):
+        return
+    await services.audit.record(
         Event.TOKEN_REVOKED, now, caller=caller, client_id=target.client_id, jti=target.jti
     )
     await services.revocation.revoke(target.mark, now, target.expires_at, target.digest)
-    await recorded
 
 
 async def family_end(

@@ -9,7 +9,7 @@ from _oauth2_m2m.errors import InvalidScope
 
 Scope = frozenset[str]
 
-_LONGEST_SCOPE = 4096
+LONGEST_SCOPE = 4096
 #: scope-token = 1*( %x21 / %x23-5B / %x5D-7E ), tokens parted by exactly one space.
 _TOKEN = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+", re.ASCII)
 
@@ -20,8 +20,8 @@ def parse_scope(text: str) -> Scope:
     Raises:
         InvalidScope: a character or a space stands where RFC 6749 section 3.3 allows none.
     """
-    if len(text) > _LONGEST_SCOPE:
-        raise InvalidScope(f"The scope is longer than {_LONGEST_SCOPE} characters")
+    if len(text) > LONGEST_SCOPE:
+        raise InvalidScope(f"The scope is longer than {LONGEST_SCOPE} characters")
     if not text:
         return frozenset()
     tokens = text.split(" ")

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
+from _oauth2_m2m.access_tokens import AccessToken, read_access_token
 from _oauth2_m2m.admission import Admission
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.client_authentication import ClientAuthentication
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings
 from _oauth2_m2m.credentials import SecretChecker
-from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
+from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable, UnknownKey
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.issuing import Issuer
 from _oauth2_m2m.keys import Keys
 from _oauth2_m2m.rate_limits import RateLimits
 from _oauth2_m2m.refresh_tokens import RefreshTokens
-from _oauth2_m2m.revocation import Revocation
+from _oauth2_m2m.revocation import Question, Revocation
 from _oauth2_m2m.settings import SettingsSource
 from _oauth2_m2m.storage import AnyDatabase, Storage
 
@@ -62,6 +64,25 @@ class Services:
         """The settings that are at hand, whatever the database does now; `None` before any."""
         return self._settings.last_good
 
+    async def read_access_token(self, text: str, settings: Settings, now: datetime) -> AccessToken:
+        """Read an access token; a key that is not known yet is looked for in the database.
+
+        That is at most one look a second, whatever is presented.
+
+        Raises:
+            InvalidToken: it is malformed, not ours, or expired.
+            TemporarilyUnavailable: the database does not answer.
+        """
+        try:
+            return read_access_token(
+                text, settings=settings, keys=self.keys.ring(settings), now=now
+            )
+        except UnknownKey:
+            fresh = await self._settings.current(seconds=1.0)
+            if fresh is settings:
+                raise
+            return read_access_token(text, settings=fresh, keys=self.keys.ring(fresh), now=now)
+
     async def prepare(self) -> Settings:
         """Make the config and the indexes where there are none; safe from many workers at once.
 
@@ -78,12 +99,25 @@ class Services:
                 self.refresh_tokens.prepare(),
                 self.clients.prepare(),
             )
+            await self._probe_read_concern(settings)
         except TemporarilyUnavailable as error:
             raise ConfigurationError(
                 f"MongoDB is unreachable ({error.detail}): start it, or set MONGODB_URL"
             ) from None
         self._prepared = True
         return settings
+
+    async def _probe_read_concern(self, settings: Settings) -> None:
+        """A standalone would refuse every linearizable read: better to say so at the start."""
+        if settings.revocation_read_concern != "linearizable":
+            return
+        try:
+            await self.revocation.is_revoked(Question(("probe",), linearizable=True))
+        except TemporarilyUnavailable:
+            raise ConfigurationError(
+                "REVOCATION_READ_CONCERN is linearizable, which this MongoDB does not serve: "
+                "it must be a replica set; else set majority"
+            ) from None
 
     async def drain(self) -> None:
         """Wait until everything that was begun is written."""

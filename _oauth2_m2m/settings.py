@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from _oauth2_m2m.config import (
 )
 from _oauth2_m2m.errors import ConfigurationError
 from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.keys import key_ring
 from _oauth2_m2m.storage import Document, Storage
 
 #: A change is seen within 30 s; the rest is left for the reading itself.
@@ -67,9 +67,9 @@ class SettingsSource:
         self._remember(settings, document)
         return settings
 
-    async def current(self) -> Settings:
-        """The settings, at most 30 s old."""
-        if self.last_good is not None and time.monotonic() - self._read_at < REMEMBERED_SECONDS:
+    async def current(self, seconds: float = REMEMBERED_SECONDS) -> Settings:
+        """The settings, read at most that many seconds ago."""
+        if self.last_good is not None and time.monotonic() - self._read_at < seconds:
             return self.last_good
         return await self._reread.ask(None)
 
@@ -100,14 +100,16 @@ class SettingsSource:
             name for name in {*before, *document} if before.get(name) != document.get(name)
         )
         reason = f"changed: {', '.join(changed)}"
-        await asyncio.gather(
-            self._audit.record(Event.CONFIG_CHANGED, now, reason=reason),
-            self._audit.prepare(settings.audit_retention),
-        )
+        await self._audit.record(Event.CONFIG_CHANGED, now, reason=reason)
+        try:
+            await self._audit.prepare(settings.audit_retention)
+        except ConfigurationError as mistake:
+            _log.error("the audit log keeps its retention: %s", mistake)
         return settings
 
     def _checked(self, document: Document) -> Settings:
         settings = settings_from(document)
+        key_ring(settings)  # a key that cannot be used is a mistake like any other
         if self._environment is Environment.PRODUCTION:
             for weakness in weaknesses(settings):
                 raise ConfigurationError(weakness)

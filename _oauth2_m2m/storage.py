@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import pymongo
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import IndexModel, ReadPreference, ReturnDocument, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
@@ -38,6 +38,10 @@ COMMAND_SECONDS = 4.0
 #: undoes nothing: validity is judged by our own code.
 TTL_LAG = timedelta(hours=6)
 
+# A date that Python cannot hold is clamped: one odd document shall not fail a whole batch.
+_CODEC: CodecOptions[Document] = CodecOptions(
+    tz_aware=True, tzinfo=UTC, datetime_conversion=DatetimeConversion.DATETIME_CLAMP
+)
 _DURABLE = WriteConcern(w="majority", j=True)
 _QUICK = WriteConcern(w=1)
 _DUPLICATE_KEY = 11000
@@ -69,7 +73,7 @@ class Storage:
         """A collection by name. Only rate counts are worth less than durable writes."""
         collection = self._database.get_collection(
             name,
-            codec_options=CodecOptions(tz_aware=True, tzinfo=UTC),
+            codec_options=_CODEC,
             read_preference=ReadPreference.PRIMARY,
             write_concern=_DURABLE if durable else _QUICK,
             read_concern=ReadConcern("majority"),
@@ -243,7 +247,10 @@ def as_utc(value: object) -> datetime | None:
             return None
     if not isinstance(value, datetime):
         return None
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
 async def _run(operation: Callable[[], Any], is_async: bool, seconds: float) -> Any:
@@ -259,6 +266,10 @@ async def _run(operation: Callable[[], Any], is_async: bool, seconds: float) -> 
         raise
     except PyMongoError as error:
         raise _unavailable(error) from error
+    except RuntimeError as error:
+        # PyMongo's words about its client: AsyncMongoClient serves the event loop it began in.
+        _log.error("MongoDB: %s", error)
+        raise TemporarilyUnavailable(detail=f"MongoDB: {error}") from error
 
 
 def _unavailable(error: PyMongoError) -> TemporarilyUnavailable:

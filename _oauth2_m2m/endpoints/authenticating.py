@@ -40,7 +40,7 @@ async def authenticated_client(
     document = services.clients.find(presented.client_id)  # on its way while failures are counted
     await services.admission.check_failures(attempt)
     client = await services.authentication.authenticate(
-        presented, await document, attempt.caller.ip, attempt.now
+        presented, await document, attempt.caller, attempt.now
     )
     await services.admission.charge(attempt, client, settings)
     return client

@@ -57,6 +57,7 @@ GUARDED_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
+    408: _error("The body did not arrive within 10 s"),
     413: _error("The body is larger than 64 KiB"),
     422: _error("A field is missing or of the wrong type"),
     429: GUARDED_RESPONSES[429],
@@ -90,6 +91,9 @@ def _operation(
 
 _SECRET = "The client's secret, when the header Authorization: Basic is not used"
 
+#: The name under which an app finds the endpoint, wherever it included the router.
+TOKEN_ROUTE = "oauth2_m2m:token"
+
 TOKEN = _operation(
     "Get an access token",
     {
@@ -109,9 +113,20 @@ TOKEN = _operation(
 
 REFRESH = _operation(
     "Exchange a refresh token",
-    {"application/json": _object("refresh_token", refresh_token="The token", scope="To narrow it")},
+    {
+        "application/json": _object(
+            "refresh_token",
+            refresh_token="The token",
+            scope="To narrow the access token",
+            client_id="With REFRESH_REQUIRES_CLIENT_AUTH, unless Authorization: Basic is used",
+            client_secret="The same",
+        )
+    },
     TokenResponse,
-    {401: _error("The refresh token is unknown, expired, revoked, or was used before")},
+    {
+        400: _error("The scope is malformed or too wide"),
+        401: _error("The refresh token is unknown, expired, revoked, or was used before"),
+    },
 )
 
 REVOKE = _operation(

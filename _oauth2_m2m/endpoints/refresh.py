@@ -56,10 +56,11 @@ async def _rotate(
         await services.admission.check_failures(attempt)
         token = await _found(services, text)
         client = await _owner(services, attempt, token)
-        await services.admission.charge(attempt, client, settings)
     if not client.allows_grant(GRANT_TYPE):
         raise InvalidGrant(detail="grant refresh_token is not among the client's")
-    return await exchange(GrantRequest(form, client, attempt, settings, services), text, token)
+    request_of_client = GrantRequest(form, client, attempt, settings, services)
+    charge = not settings.refresh_requires_client_auth  # else it was charged when it was proved
+    return await exchange(request_of_client, text, token, charge=charge)
 
 
 async def _found(services: Services, text: str) -> RefreshToken:
@@ -78,4 +79,6 @@ async def _owner(services: Services, attempt: Attempt, token: RefreshToken) -> C
         raise InvalidGrant(detail="no client, or a malformed one") from None
     if client.disabled:
         raise InvalidGrant(detail="disabled client")
+    if not client.allows_address(attempt.caller.ip):
+        raise InvalidGrant(detail="address outside the client's networks")
     return client

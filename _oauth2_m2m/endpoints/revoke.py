@@ -51,7 +51,7 @@ async def _revoke_held(
     attempt.presents(fingerprint(text))
     await services.admission.check_failures(attempt)
     if named == ["access_token"]:
-        target = access_token_target(services, settings, text, attempt.now)
+        target = await access_token_target(services, settings, text, attempt.now)
     else:
         target = await refresh_token_target(services, settings, text, attempt.now)
     await revoke_target(services, target, attempt.now, attempt.caller)

@@ -24,7 +24,7 @@ from _oauth2_m2m.services import Services
 def add_to(router: APIRouter, services: Services) -> None:
     """Add the endpoint to a router."""
 
-    @router.post("/token", **documentation.TOKEN)
+    @router.post("/token", name=documentation.TOKEN_ROUTE, **documentation.TOKEN)
     async def token(request: Request) -> Response:
         settings = await services.ready()
         attempt = attempt_at_endpoint(caller_of(request), settings, Event.LOGIN_FAILURE)

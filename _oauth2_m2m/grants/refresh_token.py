@@ -15,7 +15,7 @@ from _oauth2_m2m.errors import InvalidGrant, InvalidRequest
 from _oauth2_m2m.grants.request import GrantRequest
 from _oauth2_m2m.issuing import IssuedTokens
 from _oauth2_m2m.refresh_tokens import RefreshToken, new_token
-from _oauth2_m2m.revocation import Question, family_mark
+from _oauth2_m2m.revocation import Question, epoch_mark, family_mark
 from _oauth2_m2m.revoking import family_end
 from _oauth2_m2m.scopes import narrow, parse_scope
 
@@ -41,34 +41,42 @@ async def grant(request: GrantRequest) -> IssuedTokens:
     return await exchange(request, text, token)
 
 
-async def exchange(request: GrantRequest, text: str, token: RefreshToken) -> IssuedTokens:
-    """Exchange a refresh token that was found; the request is charged already.
+async def exchange(
+    request: GrantRequest, text: str, token: RefreshToken, *, charge: bool = False
+) -> IssuedTokens:
+    """Exchange a refresh token that was found.
 
     Args:
         request: the request, with the client that it comes from.
         text: the token as it was presented.
         token: what the database knows of it.
+        charge: whether the token is the client's only credential, so that its budget is charged
+            here, once the token has proved to be alive.
     """
-    # (1) The token is this client's, alive, and of the client's present epoch. A stranger can
-    #     neither spend it nor burn its family.
+    services, now, grace = request.services, request.now, request.settings.refresh_grace
+    # (1) The token is this client's, not spent before, alive, and of the client's present epoch.
+    #     A stranger can neither spend it nor burn its family.
     if token.client_id != request.client.client_id:
         raise InvalidGrant(detail="another client's refresh token")
-    if token.expires_at <= request.now:
+    marks = (family_mark(token.family_id), epoch_mark(token.client_id, token.epoch))
+    if await services.revocation.is_revoked(Question(marks, text)):
+        raise InvalidGrant(detail="revoked refresh token")
+    if token.is_reused(now, grace):
+        await _revoke_family(request, token)
+    if token.expires_at <= now:
         raise InvalidGrant(detail="expired refresh token")
     if token.epoch != request.client.epoch:
         raise InvalidGrant(detail="issued before the client's tokens were revoked")
-    question = Question((family_mark(token.family_id),), text)
-    if await request.services.revocation.is_revoked(question):
-        raise InvalidGrant(detail="revoked refresh token")
 
     # (2) The scope may narrow, never widen: RFC 6749 section 6. What the client has lost since is
     #     not given again.
     allowed = request.client.scopes if token.scope is None else token.scope & request.client.scopes
     scope = narrow(parse_scope(request.form.get("scope", "")), allowed)
+    if charge:
+        await services.admission.charge(request.attempt, request.client, request.settings)
 
     # (3) The commit point: exactly one request gets past it.
-    grace = request.settings.refresh_grace
-    claim = await request.services.refresh_tokens.claim(text, token, request.now, grace)
+    claim = await services.refresh_tokens.claim(text, token, now, grace)
     if claim.successor is None:
         await _revoke_family(request, token)
 
@@ -83,13 +91,13 @@ async def exchange(request: GrantRequest, text: str, token: RefreshToken) -> Iss
         text=claim.successor,
         family_id=token.family_id,
     )
-    return await request.services.issuer.issue(
+    return await services.issuer.issue(
         Event.TOKEN_REFRESHED,
         request.client,
         scope,
         settings=request.settings,
         caller=request.attempt.caller,
-        now=request.now,
+        now=now,
         refresh=refresh,
     )
 

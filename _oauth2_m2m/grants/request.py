@@ -14,7 +14,7 @@ from _oauth2_m2m.services import Services
 
 @dataclass(frozen=True, slots=True)
 class GrantRequest:
-    """A token request of a client that has proved to be itself and was charged for it.
+    """A token request, and the client that it comes from.
 
     Attributes:
         form: the parameters of the request.
