@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, MutableSequence, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -257,7 +257,8 @@ class Clients:
 
     async def _find_all(self, client_ids: Sequence[str]) -> Sequence[Document | None]:
         found = await self._clients.find({"client_id": {"$in": list(set(client_ids))}})
-        documents = {document["client_id"]: document for document in found}
+        # An operator's {"client_id": ["a", "b"]} matches too, and is nobody's.
+        documents = {d["client_id"]: d for d in found if isinstance(d["client_id"], str)}
         return [documents.get(client_id) for client_id in client_ids]
 
     async def _existing(self, client_id: str) -> Client:
@@ -291,12 +292,14 @@ class Clients:
     ) -> Sequence[Document]:
         """The live secrets as they shall stand beside a new one, none of them beyond `until`."""
         first = {"id": make_id(8), "secret": document.get("client_secret"), "expires_at": until}
-        kept = []
+        kept: MutableSequence[Document] = []
         for other in (first, *(document.get("secrets") or [])):
             secret, expires_at = other.get("secret"), as_utc(other.get("expires_at")) or until
             if secret and expires_at > now:
-                digest = secret if is_digest(secret) else await self._checker.digest(secret)
-                kept.append({**other, "secret": digest, "expires_at": min(expires_at, until)})
+                if not is_digest(secret):
+                    beside = [entry["secret"] for entry in kept]
+                    secret = await self._checker.digest(secret, beside)
+                kept.append({**other, "secret": secret, "expires_at": min(expires_at, until)})
         if len(kept) >= MOST_SECRETS:
             raise ValueError(f"the client has {MOST_SECRETS} live secrets already")
         return kept
@@ -324,7 +327,8 @@ def _mark(client: Client) -> str:
 
 def _unchanged(client: Client) -> Document:
     """Finds the client only while it is in the epoch in which it was read."""
-    return {"client_id": client.client_id, "epoch": client.epoch or None}
+    epoch = client.epoch or {"$in": [None, ""]}  # None is no epoch at all
+    return {"client_id": client.client_id, "epoch": epoch}
 
 
 def _changed(client_id: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import hashlib
 import hmac
@@ -117,11 +116,18 @@ class SecretChecker:
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
 
-    async def digest(self, secret: str) -> str:
-        """The digest to store for a secret, whoever made it."""
+    async def digest(self, secret: str, beside: Iterable[str] = ()) -> str:
+        """The digest to store for a secret, whoever made it.
+
+        Args:
+            secret: the secret.
+            beside: the client's other stored secrets. Those that were typed share one salt, so
+                that comparing with all of them is one slow computation.
+        """
         if is_made_here(secret):
             return fingerprint(secret)
-        return _scrypt_text(salt := _new_salt(), await self._scrypt(secret, salt, _OPERATOR))
+        salt = next(iter(_salts(beside)), None) or _new_salt()
+        return _scrypt_text(salt, await self._scrypt(secret, salt, _OPERATOR))
 
     async def match(self, presented: str, stored: Iterable[str], network: str) -> Match:
         """Find the stored value that the presented secret belongs to.
@@ -141,8 +147,8 @@ class SecretChecker:
         for value in candidates:
             if value.startswith("scrypt$") and self._is_remembered(presented, value):
                 return Match(value)
-        # One salt serves all secrets of a client that were typed, so this is one computation, for
-        # unknown clients too; only digests that somebody copied by hand may bring in another.
+        # A client's typed secrets share one salt, so this is one computation, as for an unknown
+        # client; a second salt comes in only by hand, or by two first uses in one moment.
         for salt in _salts(candidates) or [_new_salt()]:
             digest = _scrypt_text(salt, await self._scrypt(presented, salt, network))
             found = _first(candidates, digest, presented)
@@ -215,13 +221,13 @@ def _scrypt_text(salt: bytes, key: bytes) -> str:
     return "$".join(("scrypt", parameters, _b64(salt), _b64(key)))
 
 
-def _salts(candidates: list[str]) -> list[bytes]:
+def _salts(candidates: Iterable[str]) -> list[bytes]:
     """The distinct salts of the scrypt digests among the stored values."""
     salts: dict[bytes, None] = {}
     for stored in candidates:
         parts = stored.split("$")
         if parts[0] == "scrypt" and len(parts) == 4:
-            with contextlib.suppress(binascii.Error):
+            with contextlib.suppress(ValueError):
                 salts[base64.b64decode(parts[2], validate=True)] = None
     return list(salts)
 

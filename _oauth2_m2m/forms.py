@@ -12,7 +12,7 @@ from _oauth2_m2m.errors import BodyTooLarge, InvalidRequest
 LARGEST_BODY_BYTES = 64 * 1024
 MOST_FIELDS = 100
 DEEPEST_JSON = 16
-_LONGEST_NUMBER = 20  # 64 bits and a sign
+_LONGEST_NUMBER = 100
 
 Form = Mapping[str, str]
 

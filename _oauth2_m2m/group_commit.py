@@ -73,25 +73,21 @@ class GroupCommit(Generic[Q, A]):
         if lane.worker is None:
             # An empty context: the first asker's deadlines and traces are not everybody's.
             lane.worker = loop.create_task(self._work(lane), context=contextvars.Context())
+            lane.worker.add_done_callback(lane.end)
         return _Answer(batch, len(batch.questions) - 1)
 
     async def drain(self) -> None:
         """Wait until every question asked so far in this event loop has its answer."""
         lane = self._lanes.get(asyncio.get_running_loop())
         if lane is not None and lane.worker is not None:
-            await asyncio.shield(lane.worker)
+            await asyncio.wait([lane.worker])
 
     async def _work(self, lane: _Lane[Q, A]) -> None:
-        try:
-            while lane.batches:
-                batch = lane.batches.popleft()
-                lane.waiting -= len(batch.questions)
-                await self._answer(batch)
-        finally:
-            lane.worker = None
-            lane.waiting = 0
-            while lane.batches:  # only when this task was cancelled: nobody shall wait for ever
-                lane.batches.popleft().fail(_shutting_down())
+        while lane.batches:
+            batch = lane.batches.popleft()
+            lane.waiting -= len(batch.questions)
+            await self._answer(batch)
+        lane.worker = None  # at once, so that the next question starts another
 
     async def _answer(self, batch: _Batch[Q, A]) -> None:
         try:
@@ -134,6 +130,13 @@ class _Lane(Generic[Q, A]):
         self.batches: deque[_Batch[Q, A]] = deque()
         self.waiting = 0
         self.worker: asyncio.Task[None] | None = None
+
+    def end(self, worker: asyncio.Task[None]) -> None:
+        """After a worker that was cancelled, perhaps before it began, nobody waits for ever."""
+        if self.worker is worker:
+            self.worker, self.waiting = None, 0
+            while self.batches:
+                self.batches.popleft().fail(_shutting_down())
 
 
 class _Answer(Generic[Q, A]):

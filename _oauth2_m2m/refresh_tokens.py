@@ -117,7 +117,7 @@ class RefreshTokens:
         A text that is shaped like a stored digest finds nothing, for the database must not be a
         list of working tokens. Other texts may stand in the clear in documents of the older shape.
         """
-        if len(text) > _LONGEST_TOKEN or is_digest(text):
+        if len(text) > _LONGEST_TOKEN or not text.isprintable() or is_digest(text):
             return None
         digest = fingerprint(text)
         # What was made here is stored as a digest only, so the text itself stays out of queries.
@@ -207,7 +207,11 @@ async def _find_all(
     """For each question the document that holds the token in one of these spellings."""
     wanted = list({spelling for spellings in questions for spelling in spellings})
     found = await collection.find({"refresh_token": {"$in": wanted}})
-    documents = {document["refresh_token"]: document for document in found}
+    documents = {
+        document["refresh_token"]: document
+        for document in found
+        if isinstance(document["refresh_token"], str)
+    }
     return [
         next((documents[spelling] for spelling in spellings if spelling in documents), None)
         for spellings in questions

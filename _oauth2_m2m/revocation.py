@@ -96,7 +96,7 @@ class Revocation:
         collection = self._proven_marks if any(q.linearizable for q in questions) else self._marks
         found = await collection.find(_query(marks, tokens), ["_id", "token"])
         hit = {document["_id"] for document in found}
-        whole = {document.get("token") for document in found if document["_id"] not in marks}
+        whole = {d["token"] for d in found if d["_id"] not in marks and isinstance(d["token"], str)}
         return [
             not hit.isdisjoint(question.marks) or question.token in whole for question in questions
         ]

@@ -74,10 +74,10 @@ class SettingsSource:
         return await self._reread.ask(None)
 
     async def _refresh(self, questions: Sequence[None]) -> Sequence[Settings]:
-        document = await self._config.find_one({"_id": CONFIG_ID})
         if self.last_good is None:
-            settings = await self.load()
-        elif document == self._last_document:
+            return [await self.load()] * len(questions)
+        document = await self._config.find_one({"_id": CONFIG_ID})
+        if document == self._last_document:
             settings = self.last_good
         else:
             settings = await self._change_to(document, self.last_good)

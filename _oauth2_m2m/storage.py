@@ -76,7 +76,7 @@ class Storage:
             codec_options=_CODEC,
             read_preference=ReadPreference.PRIMARY,
             write_concern=_DURABLE if durable else _QUICK,
-            read_concern=ReadConcern("majority"),
+            read_concern=ReadConcern("majority" if durable else "local"),
         )
         return Collection(collection, isinstance(self._database, AsyncDatabase))
 

@@ -10,18 +10,17 @@ from _oauth2_m2m.responses import error_members, json_response
 from _oauth2_m2m.services import Services
 
 PING_SECONDS = 1.0
-_METHODS = ["GET", "HEAD"]  # some load balancers ask by HEAD
 
 
 def add_to(router: APIRouter, services: Services) -> None:
     """Add the endpoints to a router."""
 
-    @router.api_route("/health/live", methods=_METHODS, **documentation.LIVE)
+    @router.get("/health/live", **documentation.LIVE)
     async def live(request: Request) -> Response:
         return json_response({"status": "ok"})
 
-    @router.api_route("/health/ready", methods=_METHODS, **documentation.READY)
-    @router.api_route("/health", methods=_METHODS, **documentation.READY)
+    @router.get("/health/ready", **documentation.READY)
+    @router.get("/health", **documentation.READY)
     async def ready(request: Request) -> Response:
         return await _readiness(services)
 
