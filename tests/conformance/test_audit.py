@@ -14,6 +14,7 @@ import pytest
 from pymongo.database import Database
 
 from oauth2_m2m import TemporarilyUnavailable
+from tests.clocks import hasten
 from tests.conformance.conftest import Start
 from tests.machine import Document, Machine, Tokens, audit, events, new_machine
 from tests.server import HOME, Server
@@ -260,7 +261,7 @@ async def test_a_change_of_the_config_is_recorded_with_its_fields(
     server: Server, machine: Machine, database: Database[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The names of what changed, and not what it was changed to: that may be a key."""
-    monkeypatch.setattr("_oauth2_m2m.settings.REMEMBERED_SECONDS", 0.0)
+    hasten(monkeypatch, "settings")
     await machine.get_token()
     assert events(database, event_type="config_changed") == []
     key = "another-key-for-HS256-with-more-than-32-bytes"

@@ -21,6 +21,7 @@ from pymongo.database import Database
 from pymongo.uri_parser import parse_uri
 
 from oauth2_m2m import ConfigurationError, OAuth2M2M, TemporarilyUnavailable
+from tests.clocks import hasten
 from tests.conformance.conftest import Start
 from tests.machine import Document, Machine, Tokens, audit, events, new_machine
 from tests.server import HOME, Server, guarded_app, running
@@ -196,7 +197,7 @@ async def test_a_changed_retention_is_set_on_the_index_there_is(
     assert ("timestamp", 7 * A_DAY) in indexes(database)["audit_logs"]
     server = await start(AUDIT_RETENTION_DAYS=8)
     assert ("timestamp", 8 * A_DAY) in indexes(database)["audit_logs"]
-    monkeypatch.setattr("_oauth2_m2m.settings.REMEMBERED_SECONDS", 0.0)
+    hasten(monkeypatch, "settings")
     database["config"].update_one({}, {"$set": {"AUDIT_RETENTION_DAYS": 9}})
     await server.http().get("/protected")
     assert ("timestamp", 9 * A_DAY) in indexes(database)["audit_logs"]
@@ -369,7 +370,7 @@ async def test_a_change_to_nonsense_keeps_the_last_good_config(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Tokens go on being issued and believed; the log says once why the change was refused."""
-    monkeypatch.setattr("_oauth2_m2m.settings.REMEMBERED_SECONDS", 0.0)
+    hasten(monkeypatch, "settings")
     tokens = await machine.get_token()
     good = config_of(database)
     nonsense: list[Document] = [{"ALGORITHM": "none"}, {"ACCESS_TOKEN_EXPIRE_MINUTES": "soon"}]
@@ -399,15 +400,11 @@ async def test_a_change_is_seen_by_running_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By all of them, once what they remember has lapsed, which is after less than 30 s."""
-    from _oauth2_m2m import clients, settings
-
-    assert 0 < settings.REMEMBERED_SECONDS < 30
-    assert 0 < clients._REMEMBERED_SECONDS < 30
     async with running(async_database) as another:
         there = machine.using(http=another.http())
         await there.get_token()
         database["config"].update_one({}, {"$set": {"ACCESS_TOKEN_EXPIRE_MINUTES": 2}})
-        monkeypatch.setattr(settings, "REMEMBERED_SECONDS", 0.0)
+        hasten(monkeypatch, "settings")
         for worker in (machine, there):
             assert (await worker.get_token()).body["expires_in"] == 2 * 60
 
@@ -484,7 +481,7 @@ async def test_a_change_to_a_weak_config_in_production_is_refused_too(
 ) -> None:
     """What would have stopped the start does not come in by the back door."""
     database["config"].insert_one({"_id": CONFIG, "SECRET_KEY": KEY, "ISSUER": HTTPS})
-    monkeypatch.setattr("_oauth2_m2m.settings.REMEMBERED_SECONDS", 0.0)
+    hasten(monkeypatch, "settings")
     async with running(async_database, environment="production") as server:
         machine = await new_machine(server)
         database["config"].update_one({}, {"$set": {"SECRET_KEY": "short"}})
@@ -668,10 +665,10 @@ async def test_a_client_stopped_by_hand_stops_within_the_remembered_time(
             database["clients"].delete_one({"client_id": machine.client_id})
         else:
             database["clients"].update_one({"client_id": machine.client_id}, update)
+        hasten(monkeypatch, "clients")
         for place in (machine, there):
             assert (await place.ask_token()).status_code == 401
             assert (await place.ask_refresh_plainly(tokens)).status_code == 401
-            monkeypatch.setattr("_oauth2_m2m.clients._REMEMBERED_SECONDS", 0.0)
             assert (await place.call(tokens)).status_code == 401
 
 

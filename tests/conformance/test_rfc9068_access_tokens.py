@@ -12,6 +12,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+from tests.clocks import hasten
 from tests.conformance.conftest import Start
 from tests.machine import Machine, Tokens, new_machine
 from tests.server import Server, configure, running
@@ -219,7 +220,7 @@ async def test_a_running_worker_takes_over_a_changed_key(
     earlier = await machine.get_token()
     new = "the-key-after-it-with-more-than-32-bytes"
     configure(database, SECRET_KEY=new, PREVIOUS_SECRET_KEYS=[KEY])
-    monkeypatch.setattr("_oauth2_m2m.settings.REMEMBERED_SECONDS", 0.0)
+    hasten(monkeypatch, "settings")
     later = await machine.get_token()
     assert verifies(later.access, new)
     assert (await machine.call(later)).status_code == 200

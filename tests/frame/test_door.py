@@ -28,6 +28,7 @@ EXPORTED = {
     "AccessToken",
     "BearerError",
     "Client",
+    "ClientChanged",
     "ClientExists",
     "ClientNotFound",
     "Clients",
@@ -90,10 +91,15 @@ def test_the_errors_are_one_tree() -> None:
         for name in EXPORTED
         if issubclass(exported := getattr(oauth2_m2m, name), OAuth2M2MError)
     }
-    configuration = {oauth2_m2m.ClientExists, oauth2_m2m.ClientNotFound, ConfigurationError}
-    answers = errors - configuration - {OAuth2M2MError}
+    operators = {
+        oauth2_m2m.ClientChanged,
+        oauth2_m2m.ClientExists,
+        oauth2_m2m.ClientNotFound,
+        ConfigurationError,
+    }
+    answers = errors - operators - {OAuth2M2MError}
     assert all(issubclass(error, OAuth2Error) for error in answers)
-    assert not any(issubclass(error, OAuth2Error) for error in configuration)
+    assert not any(issubclass(error, OAuth2Error) for error in operators)
     assert len(answers) > 10
 
 
