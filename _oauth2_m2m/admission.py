@@ -55,6 +55,11 @@ class Attempt:
         self.failure_key = failure_key(credential, self.caller.network, self.now)
         self.client_id = client_id
 
+    def proves(self, client_id: str, jti: str | None = None) -> None:
+        """Note that the request has proved to be a client's: what is refused now is permission."""
+        self.authenticated, self.event = True, Event.ACCESS_DENIED
+        self.client_id, self.jti = client_id, jti
+
 
 def attempt_at_endpoint(caller: Caller, settings: Settings, event: Event) -> Attempt:
     """A request at a token endpoint, before anything is known of it."""

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from _oauth2_m2m.access_tokens import AccessToken
 from _oauth2_m2m.admission import Attempt, attempt_at_route
-from _oauth2_m2m.audit import Event
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.errors import (
     InsufficientScope,
@@ -64,13 +63,14 @@ class AccessTokenGuard(SecurityBase):
         Raises:
             Refused: 401, 403, 429 or 503.
         """
-        wanted = security_scopes.scopes
 
-        def cover(token: AccessToken) -> None:
-            if not token.scopes.issuperset(wanted):
-                raise InsufficientScope(" ".join(wanted))
+        async def check(attempt: Attempt, settings: Settings) -> AccessToken:
+            token = await self._checked(request, attempt, settings)
+            if not token.scopes.issuperset(security_scopes.scopes):
+                raise InsufficientScope(security_scopes.scope_str)
+            return token
 
-        return await self._guarded(request, cover)
+        return await self._settled(request, check)
 
     def requires(
         self, *scopes: str, role: str | None = None
@@ -84,27 +84,32 @@ class AccessTokenGuard(SecurityBase):
             if not is_scope_token(word):
                 raise ValueError(f"{word!r} is no scope or role: use one word without quotes")
 
-        def hold(token: AccessToken) -> None:
-            if role not in token.roles:
-                raise InsufficientScope(" ".join(scopes), role)
-
         async def guard(
             request: Request, token: AccessToken = Security(self, scopes=list(scopes))
         ) -> AccessToken:
-            return token if role is None else await self._guarded(request, hold)
+            if role is None or role in token.roles:
+                return token
+
+            async def refuse(attempt: Attempt, settings: Settings) -> AccessToken:
+                attempt.proves(token.client_id, token.jti)
+                raise InsufficientScope(" ".join(scopes), role)
+
+            return await self._settled(request, refuse)
 
         return guard
 
-    async def _guarded(self, request: Request, rule: Callable[[AccessToken], None]) -> AccessToken:
-        """Check the token, apply the rule to it, and settle whatever is refused."""
+    async def _settled(
+        self,
+        request: Request,
+        check: Callable[[Attempt, Settings], Awaitable[AccessToken]],
+    ) -> AccessToken:
+        """Run a check within the time of a request, and settle whatever it refuses."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 settings = await self._services.ready()
                 attempt = attempt_at_route(caller_of(request), settings)
                 async with self._services.admission.settling(attempt):
-                    token = await self._checked(request, attempt, settings)
-                    rule(token)
-                    return token
+                    return await check(attempt, settings)
         except OAuth2Error as error:
             cause = error
         except TimeoutError:
@@ -114,15 +119,11 @@ class AccessTokenGuard(SecurityBase):
 
     async def _checked(self, request: Request, attempt: Attempt, settings: Settings) -> AccessToken:
         """The request's token, checked and charged once, however many guards a route has."""
-        known = request.scope.get(_CHECKED)
-        if known is not None and known[0] is self:
-            token: AccessToken = known[1]
-        else:
+        guard, token = request.scope.get(_CHECKED, (None, None))
+        if guard is not self or not isinstance(token, AccessToken):
             token = await self._check(_bearer_token(request), attempt, settings)
             request.scope[_CHECKED] = (self, token)
-        # From here on a refusal is one of permission, not of authentication.
-        attempt.event, attempt.authenticated = Event.ACCESS_DENIED, True
-        attempt.client_id, attempt.jti = token.client_id, token.jti
+        attempt.proves(token.client_id, token.jti)
         return token
 
     async def _check(self, text: str, attempt: Attempt, settings: Settings) -> AccessToken:
@@ -134,10 +135,8 @@ class AccessTokenGuard(SecurityBase):
             raise InvalidToken(detail="the client is disabled, removed or made anew")
         # Both questions go out together: whether it is revoked, and its place in the budget.
         revoked = services.revocation.is_revoked(_marks(token, text, settings))
-        key, limit = (
-            client_key(token.client_id, attempt.caller.network, now),
-            client.limit(settings),
-        )
+        key = client_key(token.client_id, attempt.caller.network, now)
+        limit = client.limit(settings)
         place = services.limits.take(key, now) if limit else None
         if await revoked:
             if place is not None:

@@ -34,6 +34,8 @@ AnyDatabase: TypeAlias = Database[Any] | AsyncDatabase[Any]
 
 #: One command, its retry and the choice of a server included. Requests are bounded on top of it.
 COMMAND_SECONDS = 4.0
+#: Making an index reads the whole collection, which may be large by now.
+INDEX_SECONDS = 600.0
 #: A document is tidied this long after it has expired, so that a database clock that runs ahead
 #: undoes nothing: validity is judged by our own code.
 TTL_LAG = timedelta(hours=6)
@@ -195,7 +197,7 @@ class Collection:
             options["expireAfterSeconds"] = int(lifetime.total_seconds())
         index = IndexModel(list(keys), **options)
         try:
-            await self._do(lambda c: c.create_indexes([index]), explain=True)
+            await self._explained(lambda c: c.create_indexes([index]))
         except OperationFailure as error:
             if error.code in _INDEX_EXISTS_DIFFERENTLY and lifetime is not None:
                 await self._set_lifetime(dict(keys), options["expireAfterSeconds"])
@@ -205,9 +207,7 @@ class Collection:
     async def _set_lifetime(self, keys: Mapping[str, int], seconds: int) -> None:
         index = {"keyPattern": dict(keys), "expireAfterSeconds": seconds}
         try:
-            await self._do(
-                lambda c: c.database.command("collMod", c.name, index=index), explain=True
-            )
+            await self._explained(lambda c: c.database.command("collMod", c.name, index=index))
         except OperationFailure as error:
             raise self._cannot_index(list(keys.items()), error) from None
 
@@ -225,14 +225,20 @@ class Collection:
             f"({error.details and error.details.get('codeName')}): {what_to_do}"
         )
 
-    async def _do(self, operation: Callable[[Any], Any], *, explain: bool = False) -> Any:
+    async def _do(self, operation: Callable[[Any], Any]) -> Any:
+        """Run an operation; of the server's refusals only duplicates are an answer."""
         try:
             return await _run(lambda: operation(self._collection), self._is_async, COMMAND_SECONDS)
+        except (DuplicateKeyError, BulkWriteError):
+            raise
         except OperationFailure as error:
-            # Duplicates are an answer; so is whatever the caller asked to have explained.
-            if isinstance(error, DuplicateKeyError | BulkWriteError) or explain:
-                raise
             raise _unavailable(error) from error
+
+    async def _explained(self, operation: Callable[[Any], Any]) -> Any:
+        """Run a change of the collection itself, whose refusal the caller will explain."""
+        # Only a database that answers is given that long.
+        await self._do(lambda c: c.database.command("ping"))
+        return await _run(lambda: operation(self._collection), self._is_async, INDEX_SECONDS)
 
 
 def as_utc(value: object) -> datetime | None:
