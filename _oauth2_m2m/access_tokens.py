@@ -6,7 +6,9 @@ here, with a key and an algorithm that were chosen here.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +29,7 @@ TOKEN_TYPE = "at+jwt"
 LONGEST_TOKEN = 16_384
 _LATEST_MOMENT = 253_370_764_800  # the year 9999, the last that Python can hold, begins
 _SHORTEST_JTI, _LONGEST_ID = 1, 255
+_MOST_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,41 @@ def read_access_token(
         return _read(text, settings, keys, now)
     except ValueError as fault:
         raise InvalidToken(detail=str(fault)) from None
+
+
+class TokenReader:
+    """Reads access tokens, and remembers the ones that it has read.
+
+    A token that is presented again is not verified again: the same bytes have the same signature.
+    Only that is remembered, under a digest, and only as long as the settings stay; expiry is judged
+    every time, and revocation is for the database.
+    """
+
+    def __init__(self) -> None:
+        self._settings: Settings | None = None
+        self._tokens: OrderedDict[bytes, AccessToken] = OrderedDict()
+
+    def read(self, text: str, *, settings: Settings, keys: KeyRing, now: datetime) -> AccessToken:
+        """As `read_access_token`.
+
+        Raises:
+            InvalidToken: it is malformed, not ours, or expired.
+        """
+        if settings is not self._settings:
+            self._tokens.clear()
+            self._settings = settings
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        token = self._tokens.get(digest)
+        if token is None:
+            token = self._tokens[digest] = read_access_token(
+                text, settings=settings, keys=keys, now=now
+            )
+            if len(self._tokens) > _MOST_REMEMBERED:
+                self._tokens.popitem(last=False)
+        elif now >= token.expires_at + settings.leeway:
+            del self._tokens[digest]
+            raise InvalidToken(detail="expired")
+        return token
 
 
 def _read(text: str, settings: Settings, keys: KeyRing, now: datetime) -> AccessToken:

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
 #: A request id from outside is kept only when it cannot disturb a log line.
@@ -49,6 +50,7 @@ def caller_from(host: str | None, headers: Mapping[str, str]) -> Caller:
     )
 
 
+@lru_cache(maxsize=4096)
 def addresses(host: str | None) -> tuple[str, str]:
     """The canonical spelling of an address, and the network that its limits are counted on.
 
@@ -71,4 +73,5 @@ def addresses(host: str | None) -> tuple[str, str]:
 def _printable(user_agent: str | None) -> str | None:
     if user_agent is None:
         return None
-    return "".join(c for c in user_agent[:_USER_AGENT_LENGTH] if c.isprintable())
+    user_agent = user_agent[:_USER_AGENT_LENGTH]
+    return user_agent if user_agent.isprintable() else "".join(filter(str.isprintable, user_agent))

@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import count
 
 from _oauth2_m2m.errors import RateLimitExceeded
@@ -117,7 +118,12 @@ def check_place(
 
 
 def _minute(now: datetime) -> str:
-    return now.astimezone(UTC).strftime("%Y%m%d%H%M")
+    return _minute_text(int(now.timestamp() // _WINDOW_SECONDS))
+
+
+@lru_cache(maxsize=8)
+def _minute_text(minute: int) -> str:
+    return datetime.fromtimestamp(minute * _WINDOW_SECONDS, UTC).strftime("%Y%m%d%H%M")
 
 
 def _seconds_left(now: datetime) -> int:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 
-from _oauth2_m2m.access_tokens import AccessToken, read_access_token
+from _oauth2_m2m.access_tokens import AccessToken, TokenReader
 from _oauth2_m2m.admission import Admission
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.client_authentication import ClientAuthentication
@@ -46,6 +46,7 @@ class Services:
         self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit)
         self.admission = Admission(self.limits, self.audit)
         self._settings = SettingsSource(self.storage, self.audit, environment)
+        self._reader = TokenReader()
         self._prepared = False
         self._prepare_once = GroupCommit(self._prepare_for_all)
 
@@ -74,14 +75,14 @@ class Services:
             TemporarilyUnavailable: the database does not answer.
         """
         try:
-            return read_access_token(
+            return self._reader.read(
                 text, settings=settings, keys=self.keys.ring(settings), now=now
             )
         except UnknownKey:
             fresh = await self._settings.current(seconds=1.0)
             if fresh is settings:
                 raise
-            return read_access_token(text, settings=fresh, keys=self.keys.ring(fresh), now=now)
+            return self._reader.read(text, settings=fresh, keys=self.keys.ring(fresh), now=now)
 
     async def prepare(self) -> Settings:
         """Make the config and the indexes where there are none; safe from many workers at once.
