@@ -64,10 +64,13 @@ class OAuthRoute(APIRoute):
         Left to itself an app would redirect to an address that it builds from the `Host` header,
         and the client would follow with its secret.
         """
-        if scope["type"] == "http" and scope["path"].endswith("/"):
-            match, child_scope = super().matches({**scope, "path": scope["path"].rstrip("/")})
-            return (Match.FULL if match is Match.PARTIAL else match), child_scope
-        return super().matches(scope)
+        path = scope.get("path", "").rstrip("/")
+        if not path.endswith(self.path):  # every other request of the app comes by here too
+            return Match.NONE, {}
+        if path == scope["path"]:
+            return super().matches(scope)
+        match, child_scope = super().matches({**scope, "path": path})
+        return (Match.FULL if match is Match.PARTIAL else match), child_scope
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a wrong path or method like any other error, with a body that says so."""
