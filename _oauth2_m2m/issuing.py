@@ -36,13 +36,12 @@ class IssuedTokens:
         """The members of the answer."""
         members: dict[str, Any] = {
             "access_token": self.access_token,
+            "refresh_token": self.refresh_token,
             "token_type": "bearer",
             "expires_in": self.expires_in,
             "scope": format_scope(self.scope),
         }
-        if self.refresh_token is not None:
-            members["refresh_token"] = self.refresh_token
-        return members
+        return {name: value for name, value in members.items() if value is not None}
 
 
 class Issuer:
