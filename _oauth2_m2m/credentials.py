@@ -62,8 +62,8 @@ def make_refresh_token() -> str:
 
 
 def make_id(length: int = 22) -> str:
-    """A random id in base62; 22 characters hold 131 bits."""
-    return "".join(secrets.choice(_BASE62) for _ in range(length))
+    """A random id in base62; 22 characters hold 130 bits."""
+    return _base62(secrets.randbits((62**length).bit_length() - 1), length)
 
 
 def is_made_here(text: str) -> bool:
@@ -182,16 +182,20 @@ class SecretChecker:
 
 
 def _make(prefix: str) -> str:
-    body = prefix + make_id(_RANDOM_CHARACTERS)
+    body = prefix + _base62(secrets.randbits(256), _RANDOM_CHARACTERS)
     return body + _checksum(body)
 
 
 def _checksum(body: str) -> str:
-    rest, digits = crc32(body.encode()), ""
-    for _ in range(_CHECKSUM_CHARACTERS):
-        rest, digit = divmod(rest, 62)
-        digits = _BASE62[digit] + digits
-    return digits
+    return _base62(crc32(body.encode()), _CHECKSUM_CHARACTERS)
+
+
+def _base62(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))
 
 
 def _first(candidates: list[str], digest: str, presented: str) -> Match:
