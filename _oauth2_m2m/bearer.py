@@ -167,7 +167,7 @@ def _marks(token: AccessToken, text: str, settings: Settings) -> Question:
     marks = [token.jti, epoch_mark(token.client_id, token.epoch)]
     if token.family_id is not None:
         marks.append(family_mark(token.family_id))
-    return Question(tuple(marks), text, settings.revocation_read_concern == "linearizable")
+    return Question(tuple(marks), text, settings.linearizable)
 
 
 def _answer_in_full(request: Request) -> None:

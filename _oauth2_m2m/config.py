@@ -73,6 +73,11 @@ class Settings:
     secret_key: Secret
     previous_secret_keys: tuple[Secret, ...]
 
+    @property
+    def linearizable(self) -> bool:
+        """Whether revocation asks even a primary that was cut off to prove itself first."""
+        return self.revocation_read_concern == "linearizable"
+
 
 @dataclass(frozen=True, slots=True)
 class Secret:

@@ -36,7 +36,8 @@ class Question:
 
     Attributes:
         marks: the marks that would hit the token.
-        token: the token's text, for documents of the older shape, which hold it whole.
+        token: the token's text, for documents of the older shape, which hold it whole. What
+            cannot be in one is left out, so that it stays out of the database's own logs.
         linearizable: ask even a primary that was cut off to prove itself first.
     """
 

@@ -110,7 +110,7 @@ class Services:
 
     async def _probe_read_concern(self, settings: Settings) -> None:
         """A standalone would refuse every linearizable read: better to say so at the start."""
-        if settings.revocation_read_concern != "linearizable":
+        if not settings.linearizable:
             return
         try:
             await self.revocation.is_revoked(Question(("probe",), linearizable=True))

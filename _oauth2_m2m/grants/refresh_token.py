@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from _oauth2_m2m.audit import Event
+from _oauth2_m2m.credentials import is_made_here
 from _oauth2_m2m.errors import InvalidGrant, InvalidRequest
 from _oauth2_m2m.grants.request import GrantRequest
 from _oauth2_m2m.issuing import IssuedTokens
@@ -58,8 +59,7 @@ async def exchange(
     #     A stranger can neither spend it nor burn its family.
     if token.client_id != request.client.client_id:
         raise InvalidGrant(detail="another client's refresh token")
-    marks = (family_mark(token.family_id), epoch_mark(token.client_id, token.epoch))
-    if await services.revocation.is_revoked(Question(marks, text)):
+    if await services.revocation.is_revoked(_question(request, text, token)):
         raise InvalidGrant(detail="revoked refresh token")
     if token.is_reused(now, grace):
         await _revoke_family(request, token)
@@ -100,6 +100,11 @@ async def exchange(
         now=now,
         refresh=refresh,
     )
+
+
+def _question(request: GrantRequest, text: str, token: RefreshToken) -> Question:
+    marks = (family_mark(token.family_id), epoch_mark(token.client_id, token.epoch))
+    return Question(marks, None if is_made_here(text) else text, request.settings.linearizable)
 
 
 async def _revoke_family(request: GrantRequest, token: RefreshToken) -> NoReturn:
