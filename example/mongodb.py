@@ -238,6 +238,10 @@ def _explanation(code: int, port: int, output: Path) -> MongoDBUnavailable:
         return PortTaken(port)
     if code == DATA_IN_USE:
         pid = (output.parent / "mongod.lock").read_text().strip()
+        if not pid:  # it has only just begun
+            return MongoDBUnavailable(
+                f"another mongod starts in {output.parent} just now: try again"
+            )
         return MongoDBUnavailable(
             f"another mongod (pid {pid}) keeps its data in {output.parent} already: "
             f"stop it with `kill {pid}`, or set MONGODB_URL to use it"
