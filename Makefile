@@ -42,7 +42,7 @@ bench: ## Measure against other servers (ROUNDS, SECONDS, CONNECTIONS, CLIENTS, 
 	@.bench/python/bin/python -m bench
 
 clean: ## Remove all that make has made, the database of `make serve` included
-	rm -rf .venv .data dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .data .bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): Pipfile.lock
