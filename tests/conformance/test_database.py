@@ -15,7 +15,7 @@ from typing import Any
 
 import jwt
 import pytest
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import AsyncMongoClient, MongoClient, monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 from pymongo.uri_parser import parse_uri
@@ -24,7 +24,7 @@ from oauth2_m2m import ConfigurationError, OAuth2M2M, TemporarilyUnavailable
 from tests.clocks import hasten
 from tests.conformance.conftest import Start
 from tests.machine import Document, Machine, Tokens, audit, events, new_machine
-from tests.server import HOME, Server, guarded_app, running
+from tests.server import HOME, Server, configure, guarded_app, running
 
 SIX_HOURS, A_DAY = 6 * 3600, 24 * 3600
 KEY = "a-key-of-the-tests-that-is-long-enough-for-HS256"
@@ -637,6 +637,26 @@ async def test_a_client_enabled_again_works_with_new_tokens_only(
         assert (await there.call(await there.get_token())).status_code == 200
 
 
+async def test_a_client_removed_by_hand_and_registered_anew_inherits_nothing(
+    server: Server,
+    machine: Machine,
+    database: Database[Any],
+    async_database: AsyncDatabase[Any],
+) -> None:
+    """An instance that remembers the old client takes the new one's tokens, and only those."""
+    old = await machine.get_token()
+    async with elsewhere(async_database, machine) as there:
+        database["clients"].delete_one({"client_id": machine.client_id})
+        again = await server.m2m.clients.register(machine.client_id, scopes=["read"])
+        there = there.using(client_secret=again.client_secret)
+        new = await there.get_token()
+        for _ in range(2):
+            assert (await there.call(new)).status_code == 200
+            assert (await there.call(old)).status_code == 401
+        assert (await there.ask_refresh_plainly(old)).status_code == 401
+        assert (await there.call(await there.refresh(new))).status_code == 200
+
+
 async def test_a_rotation_with_overlap_stops_nothing(server: Server, machine: Machine) -> None:
     """Both secrets work for that long, and the tokens of the old one live on."""
     tokens = await machine.get_token()
@@ -944,3 +964,50 @@ async def test_the_operators_calls_fail_with_an_error_of_ours() -> None:
         calls = [m2m.clients.list(), m2m.revoke("x"), m2m.clients.disable("x")]
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(outcome, TemporarilyUnavailable)
+
+
+# --- How strictly revocation is read ------------------------------------------------------------
+
+
+class Levels(monitoring.CommandListener):
+    """Keeps the read concerns with which revocations are read."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Look at every command, as it is sent."""
+        if event.command.get("find") == "revoked_tokens":
+            self.seen.append(event.command["readConcern"]["level"])
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Nothing to do."""
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Nothing to do."""
+
+
+@pytest.mark.parametrize("level", ["majority", "linearizable"])
+async def test_revocation_is_read_as_strictly_as_is_set(
+    mongo_url: str, database: Database[Any], level: str
+) -> None:
+    """At a guard and at a refresh, whatever the level, and all endpoints work with it."""
+    configure(database, REVOCATION_READ_CONCERN=level)
+    levels = Levels()
+    async with (
+        AsyncMongoClient[Document](mongo_url, event_listeners=[levels]) as client,
+        running(client[database.name]) as server,
+    ):
+        machine = await new_machine(server)
+        tokens = await machine.get_token()
+        levels.seen.clear()
+        assert (await machine.call(tokens)).status_code == 200
+        assert levels.seen == [level]
+        later = await machine.refresh_plainly(tokens)
+        assert levels.seen == [level, level]
+        assert (await machine.revoke_plainly(access_token=later.access)).status_code == 200
+        assert (await machine.call(later)).status_code == 401
+        assert (await machine.call(tokens)).status_code == 200
+        assert (await machine.ask_refresh(tokens)).status_code == 400  # reuse
+        assert (await machine.call(tokens)).status_code == 401
+        assert (await machine.ask_refresh(later)).status_code == 400

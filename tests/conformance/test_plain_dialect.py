@@ -46,6 +46,20 @@ async def test_what_swagger_ui_sends_is_accepted(machine: Machine) -> None:
     expect_tokens(await machine.ask_token(grant_type="password", **empty))
 
 
+@pytest.mark.parametrize("header", ["Basic Og==", " Basic Og== "])
+async def test_the_empty_basic_of_swagger_ui_is_no_second_way(
+    machine: Machine, header: str
+) -> None:
+    """Its password form sends an empty id and secret by Basic, which authenticates nobody."""
+    form = {"username": machine.client_id, "password": machine.client_secret}
+    form["grant_type"] = "password"
+    headers = {"Authorization": header}
+    expect_tokens(await machine.http.post("/token", data=form, headers=headers))
+    form = {"grant_type": "client_credentials"}
+    response = await machine.http.post("/token", data=form, headers=headers)
+    expect_error(response, 401, "invalid_client")
+
+
 @pytest.mark.parametrize("missing", ["username", "password"])
 @pytest.mark.parametrize("grant", [{}, {"grant_type": "password"}])
 async def test_a_missing_field_is_422(
@@ -168,6 +182,31 @@ async def test_client_authentication_can_be_asked_for(start: Start, log: Log) ->
     assert (await machine.call(tokens_again["access_token"])).status_code == 200
 
 
+@pytest.mark.parametrize("required", [False, True], ids=["alone", "authenticated"])
+async def test_a_refresh_token_is_good_in_its_clients_networks_only(
+    start: Start, log: Log, required: bool
+) -> None:
+    """Stolen and brought from elsewhere it is refused, and neither spent nor burnt by that."""
+    server = await start(REFRESH_REQUIRES_CLIENT_AUTH=required)
+    machine = await new_machine(server, method="plain", allowed_networks=["192.0.2.0/25"])
+    proof: dict[str, str] = {}
+    if required:
+        proof = {"client_id": machine.client_id, "client_secret": machine.client_secret}
+    tokens = await machine.get_token()
+    thief = machine.using(http=server.http("192.0.2.128"))
+    error = "invalid_client" if required else "invalid_grant"
+    for _ in range(2):
+        log.new()
+        expect_error(await thief.ask_refresh_plainly(tokens, **proof), 401, error)
+        log.expect(
+            "refresh_token_invalid",
+            client_id=machine.client_id,
+            reason="networks",
+            ip="192.0.2.128",
+        )
+    await machine.refresh_plainly(tokens, **proof)
+
+
 # --- POST /revoke -------------------------------------------------------------------------------
 
 
@@ -277,3 +316,14 @@ async def test_two_tokens_or_none_are_422(machine: Machine, log: Log) -> None:
         expect_error(response, 422, "invalid_request")
         log.expect("token_invalid", client_id=None, hiding=[tokens.refresh])
     assert (await machine.call(tokens)).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["access", "refresh"])
+async def test_revoking_again_is_no_news(machine: Machine, log: Log, kind: str) -> None:
+    """Whoever holds one token cannot fill the audit log with it: fifty times is one record."""
+    tokens = await machine.get_token()
+    log.new()
+    for _ in range(50):
+        response = await machine.revoke_plainly(**{f"{kind}_token": getattr(tokens, kind)})
+        assert (response.status_code, response.json()) == (200, REVOKED)
+    log.expect("token_revoked", client_id=machine.client_id)

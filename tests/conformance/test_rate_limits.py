@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -18,8 +20,10 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+from _oauth2_m2m.credentials import SecretChecker
 from tests.conformance.conftest import Start
-from tests.machine import Document, Machine, audit, basic, new_machine
+from tests.expectations import expect_error
+from tests.machine import Document, Machine, audit, basic, new_machine, type_client
 from tests.server import HOME, Server, running
 
 #: What a test needs of its minute, on a busy machine too.
@@ -240,6 +244,93 @@ async def test_a_revoked_token_does_not_use_up_its_clients_budget(
     await server.m2m.revoke(tokens.access)
     assert statuses([await machine.call(tokens) for _ in range(6)]) == {401: 4, 429: 2}
     assert (await machine.ask_token()).status_code == 200
+
+
+async def test_a_revoked_token_leaves_its_clients_budget_as_it_was(
+    start: Start, database: Database_
+) -> None:
+    """However often it comes, one by one or at once, the count of its client does not move."""
+    server = await start()
+    machine = await new_machine(server)
+    tokens = await machine.get_token()
+    await server.m2m.revoke(tokens.access)
+    responses = [await machine.call(tokens) for _ in range(5)]
+    responses += await asyncio.gather(*(machine.call(tokens) for _ in range(40)))
+    assert statuses(responses) == {401: 45}
+    assert counts(database) == {f"{machine.client_id}:{HOME}": 1, f"~:{HOME}": 45}
+
+
+@pytest.mark.parametrize("dead", ["spent", "expired", "revoked", "of an unknown client"])
+async def test_a_dead_refresh_token_leaves_its_clients_budget_as_it_was(
+    start: Start, database: Database_, dead: str
+) -> None:
+    """At /refresh it proves nothing, so each time it is a failure and nobody's request."""
+    server = await start()
+    machine = await new_machine(server)
+    tokens = await machine.get_token()
+    if dead == "spent":
+        await machine.refresh(tokens)
+    elif dead == "expired":
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        database["tokens"].update_one({}, {"$set": {"expires_at": past}})
+    elif dead == "revoked":
+        await server.m2m.revoke(tokens.refresh)
+    else:
+        database["tokens"].update_one({}, {"$set": {"client_id": "unknown"}})
+    before = counts(database)
+    responses = [await machine.ask_refresh_plainly(tokens) for _ in range(5)]
+    assert statuses(responses) == {401: 5}
+    after = counts(database)
+    failures = {key: count for key, count in after.items() if key.startswith("~")}
+    assert list(failures.values()) == [5]
+    assert after == {**before, **failures}
+
+
+async def test_a_network_has_a_bound_of_slow_secrets_that_wait(
+    start: Start, database: Database_, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ninth at once from a network is 503 and a failure like any; another network goes on."""
+    released, all_asked, asked = threading.Event(), asyncio.Event(), 0
+    ask = SecretChecker._scrypt
+
+    def slow(secret: bytes, salt: bytes) -> bytes:
+        released.wait(30)
+        return b"x" * 32
+
+    async def counting(*args: Any) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked == 10:
+            all_asked.set()
+        return await ask(*args)
+
+    server = await start()
+    neighbour = type_client(server, database, "neighbour", "by hand")
+    neighbour = neighbour.using(http=server.http("198.51.100.7"))
+    made = await new_machine(server)
+    guesser = made.using(client_id="guesser", client_secret="a guess")
+    monkeypatch.setattr("_oauth2_m2m.credentials._scrypt", slow)
+    monkeypatch.setattr(SecretChecker, "_scrypt", counting)
+    try:
+        guesses = [asyncio.create_task(guesser.ask_token()) for _ in range(9)]
+        (refused,), waiting = await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+        expect_error(refused.result(), 503, "temporarily_unavailable")
+        others = asyncio.create_task(neighbour.ask_token())
+        await asyncio.wait_for(all_asked.wait(), 4)
+        assert len(waiting) == 8
+        assert not others.done()
+        assert (await made.ask_token()).status_code == 200  # a made secret waits for nobody
+    finally:
+        released.set()
+    assert statuses([await guess for guess in waiting]) == {401: 8}
+    assert (await others).status_code == 200
+    counted = {key: n for key, n in counts(database).items() if key.startswith("~")}
+    assert list(counted.values()) == [9]
+    (record,) = audit(
+        database, event_type="login_failure", reason={"$regex": "^temporarily_unavailable"}
+    )
+    assert (record["client_id"], record["ip"]) == ("guesser", HOME)
+    assert len(audit(database, event_type="login_failure")) == 9
 
 
 async def test_the_buckets_of_known_and_unknown_ids_are_the_same(

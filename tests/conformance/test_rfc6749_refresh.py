@@ -11,6 +11,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+from _oauth2_m2m.credentials import fingerprint
 from tests.conformance.conftest import Start
 from tests.expectations import Log, expect_error, expect_tokens
 from tests.machine import Machine, Tokens, claims_of, new_machine
@@ -139,6 +140,30 @@ async def test_reuse_kills_the_whole_family(machine: Machine, log: Log, plainly:
         expect_error(await machine.ask_refresh_plainly(tokens), 401, "invalid_grant")
     assert (await machine.call(bystander)).status_code == 200
     await machine.refresh(bystander)
+
+
+@pytest.mark.parametrize("plainly", [False, True])
+@pytest.mark.parametrize("veil", ["malformed scope", "wide scope", "expired", "tidied"])
+async def test_nothing_veils_reuse(
+    machine: Machine, database: Database[Any], log: Log, plainly: bool, veil: str
+) -> None:
+    """A spent token is known as such with a bad scope beside it, or when it has expired since."""
+    spent = await machine.get_token()
+    tokens = await machine.refresh(spent)
+    fields = {"malformed scope": {"scope": "read  write"}, "wide scope": {"scope": "admin"}}
+    if veil == "expired":
+        past = {"$set": {"expires_at": datetime.now(UTC) - timedelta(seconds=1)}}
+        database["used_refresh_tokens"].update_one({}, past)
+        database["tokens"].update_one({"refresh_token": fingerprint(spent.refresh)}, past)
+    elif veil == "tidied":
+        database["tokens"].delete_one({"refresh_token": fingerprint(spent.refresh)})
+    log.new()
+    ask = Machine.ask_refresh_plainly if plainly else Machine.ask_refresh
+    response = await ask(machine, spent, **fields.get(veil, {}))
+    expect_error(response, 401 if plainly else 400, "invalid_grant")
+    log.expect("refresh_token_reuse", client_id=machine.client_id, hiding=[spent.refresh])
+    assert (await machine.call(tokens)).status_code == 401
+    expect_error(await machine.ask_refresh(tokens), 400, "invalid_grant")
 
 
 async def test_a_stranger_can_neither_spend_nor_burn_a_refresh_token(

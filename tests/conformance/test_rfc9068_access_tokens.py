@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
 import pytest
+from pymongo import AsyncMongoClient, monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
 from tests.clocks import hasten
 from tests.conformance.conftest import Start
-from tests.machine import Machine, Tokens, new_machine
+from tests.machine import Machine, Tokens, claims_of, new_machine, type_client
 from tests.server import Server, configure, running
 
 #: Not ASCII, so that a key that is anything but the text's UTF-8 bytes is found out.
@@ -225,6 +228,101 @@ async def test_a_running_worker_takes_over_a_changed_key(
     assert verifies(later.access, new)
     assert (await machine.call(later)).status_code == 200
     assert (await machine.call(earlier)).status_code == 200
+
+
+class Reads(monitoring.CommandListener):
+    """Counts how often the config is read."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Look at every command, as it is sent."""
+        self.number += event.command.get("find") == "config"
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Nothing to do."""
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Nothing to do."""
+
+
+class Clock:
+    """The settings' clock, which moves only when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        still = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr("_oauth2_m2m.settings.time", still)
+
+
+async def test_a_key_that_another_instance_has_just_begun_to_use_is_looked_for(
+    async_database: AsyncDatabase[Any],
+    database: Database[Any],
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A token of the new key is good here too, long before the settings are read again."""
+    clock = Clock(monkeypatch)
+    server = await start(SECRET_KEY=KEY)
+    machine = await new_machine(server)
+    earlier = await machine.get_token()
+    new = "the-key-after-it-with-more-than-32-bytes"
+    configure(database, SECRET_KEY=new, PREVIOUS_SECRET_KEYS=[KEY])
+    async with running(async_database) as another:
+        clock.now += 1.5
+        there = machine.using(http=another.http())
+        later, doomed = await there.get_token(), await there.get_token()
+        assert verifies(later.access, new)
+        assert (await machine.call(later)).status_code == 200
+        assert (await machine.call(earlier)).status_code == 200
+        assert (await machine.revoke_plainly(access_token=doomed.access)).status_code == 200
+        assert (await there.call(doomed)).status_code == 401
+
+
+async def test_made_up_keys_have_the_settings_read_once_a_second(
+    mongo_url: str, database: Database[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tokens with made-up kids come, the database is asked once for all of them."""
+    clock, reads = Clock(monkeypatch), Reads()
+    configure(database, SECRET_KEY=KEY)
+    async with (
+        AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[reads]) as client,
+        running(client[database.name]) as server,
+    ):
+        machine = await new_machine(server)
+        claims = claims_of((await machine.get_token()).access)
+
+        def made_up(number: int) -> str:
+            return jwt.encode(claims, KEY, "HS256", {"typ": "at+jwt", "kid": str(number)})
+
+        reads.number = 0
+        assert (await machine.call(made_up(0))).status_code == 401
+        assert reads.number == 0  # the settings were read in this very second
+        for seconds in (1, 2):
+            clock.now += 1.5
+            for number in range(30):
+                assert (await machine.call(made_up(number))).status_code == 401
+            assert reads.number == seconds
+        clock.now += 1.5
+        answers = await asyncio.gather(*(machine.call(made_up(n)) for n in range(50)))
+        assert {answer.status_code for answer in answers} == {401}
+        assert reads.number == 3
+
+
+async def test_the_largest_client_there_may_be_gets_tokens_that_are_good(
+    server: Server, database: Database[Any]
+) -> None:
+    """No document that is well-formed is so large that the guard refuses what it gets."""
+    words = ["read", *(f"{n:03}".ljust(20, "x") for n in range(194)), *"abcde"]
+    words[-1] += "y" * (4096 - len(" ".join(words)))
+    assert (len(words), len(" ".join(words))) == (200, 4096)
+    largest = {"scopes": words, "role": "~" * 255, "epoch": "e" * 8}
+    machine = type_client(server, database, "\N{KEY}" * 255, "by hand", **largest)
+    tokens = await machine.get_token()
+    assert sorted(tokens.scope.split()) == sorted(words)
+    assert (await machine.call(tokens)).status_code == 200
+    assert (await machine.call(await machine.refresh(tokens))).status_code == 200
 
 
 @pytest.mark.parametrize(("leeway", "status"), [(0, 401), (60, 200)])

@@ -304,6 +304,39 @@ async def test_every_refusal_costs_the_same(
     assert computed == (0 if secret in (MADE, OTHER) else 1)
 
 
+@pytest.mark.parametrize(
+    "stop",
+    [{"disabled": True}, {"allowed_networks": ["10.0.0.0/8"]}, {"scopes": "malformed"}],
+    ids=["disabled", "elsewhere", "malformed"],
+)
+async def test_a_refused_clients_right_secret_is_compared_slowly_again(
+    authentication: ClientAuthentication,
+    database: Database[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    stop: dict[str, Any],
+) -> None:
+    """That a secret was right a moment ago must not show once its client is refused."""
+    computed, slow = 0, credentials._scrypt
+
+    def counting(secret: bytes, salt: bytes) -> bytes:
+        nonlocal computed
+        computed += 1
+        return slow(secret, salt)
+
+    monkeypatch.setattr(credentials, "_scrypt", counting)
+    database.clients.insert_one(dict(TYPED))
+    presented = Presented("a", "test_secret")
+    for _ in range(2):  # the second time is remembered
+        document = database.clients.find_one({})
+        await authentication.authenticate(presented, document, CALLER, NOW)
+    assert computed == 1
+    stopped = {**(database.clients.find_one({}) or {}), **stop}
+    for number, secret in enumerate(["test_secret", "wrong", "test_secret"], start=2):
+        with pytest.raises(InvalidClient):
+            await authentication.authenticate(Presented("a", secret), stopped, CALLER, NOW)
+        assert computed == number
+
+
 async def test_a_typed_secret_is_hashed_in_place_at_its_first_use(
     authentication: ClientAuthentication, database: Database[Any]
 ) -> None:

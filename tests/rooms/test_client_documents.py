@@ -106,6 +106,16 @@ def test_a_malformed_document_is_refused_by_its_field(field: str, value: object)
     assert "test_secret" not in str(fault.value)
 
 
+def test_scopes_are_bounded_together_too() -> None:
+    """4,096 characters with their spaces are the scopes of a client, one more are malformed."""
+    words = [f"{n:03}".ljust(19, "x") for n in range(MOST_SCOPES)]
+    words[0] = "y" * (4096 - len(" ".join(words[1:])) - 1)
+    assert client_from({**TYPED, "scopes": words}).scopes == frozenset(words)
+    for longer in ([words[0] + "y", *words[1:]], [f"{n:03}".ljust(60, "x") for n in range(100)]):
+        with pytest.raises(ValueError, match=r"^scopes .*4096 characters"):
+            client_from({**TYPED, "scopes": longer})
+
+
 @pytest.mark.parametrize("minutes", [10**10, 10**13, 2**63 - 1, 1e15], ids=repr)
 def test_a_lifetime_without_end_is_a_day(minutes: float) -> None:
     """A number of minutes that no calendar holds is cut to the longest lifetime there is."""

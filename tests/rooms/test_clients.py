@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ from pymongo.database import Database
 
 from _oauth2_m2m import credentials
 from _oauth2_m2m.audit import AuditLog
-from _oauth2_m2m.client_documents import MOST_SECRETS, Client, client_from
+from _oauth2_m2m.client_documents import MOST_SECRETS, Client, RegisteredClient, client_from
 from _oauth2_m2m.clients import LARGEST_PAGE, Clients
 from _oauth2_m2m.credentials import SecretChecker, fingerprint, is_digest, is_made_here
-from _oauth2_m2m.errors import ClientExists, ClientNotFound
+from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
 from _oauth2_m2m.storage import Storage
 
@@ -55,6 +56,37 @@ async def works(room: Clients, client_id: str, secret: str) -> bool:
 async def epoch_is_dead(storage: Storage, client: Client) -> bool:
     question = Question((epoch_mark(client.client_id, client.epoch),))
     return await Revocation(storage).is_revoked(question)
+
+
+class Meddled(SecretChecker):
+    """Lets somebody else act, once, while a typed secret is being hashed."""
+
+    def __init__(self, act: Callable[[], Awaitable[RegisteredClient]]) -> None:
+        super().__init__()
+        self._acts = [act]
+        self.outcome: RegisteredClient
+
+    async def digest(self, secret: str, beside: Iterable[str] = ()) -> str:
+        """Hash it, after the other has acted."""
+        while self._acts:
+            self.outcome = await self._acts.pop()()
+        return await super().digest(secret, beside)
+
+
+class Overtaken(Revocation):
+    """Lets somebody else act, once, after the next mark was set."""
+
+    def __init__(self, storage: Storage, act: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(storage)
+        self._acts = [act]
+
+    async def revoke(
+        self, mark: str, now: datetime, expires_at: datetime, token: str | None = None
+    ) -> None:
+        """Set the mark, and let the other act."""
+        await super().revoke(mark, now, expires_at, token)
+        while self._acts:
+            await self._acts.pop()()
 
 
 async def test_a_registered_client_is_found_as_it_was_registered(
@@ -206,6 +238,89 @@ async def test_parallel_rotations_lose_no_secret(storage: Storage, clients: Clie
     assert [await works(clients, "reporter", r.client_secret) for r in rotated] == [True] * len(
         rotated
     )
+
+
+async def test_a_rotation_that_another_overtakes_hands_out_nothing(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """It is told that the client was changed, and the other's secret works beside the old one."""
+    database.clients.insert_one({"client_id": "typed", "client_secret": "plain", "scopes": []})
+    other = Meddled(lambda: new_room(storage).rotate_secret("typed", overlap=HOUR))
+    room = Clients(storage, AuditLog(storage), Revocation(storage), other)
+    with pytest.raises(ClientChanged):
+        await room.rotate_secret("typed", overlap=HOUR)
+    assert await works(clients, "typed", other.outcome.client_secret)
+    assert await works(clients, "typed", "plain")
+    client = await clients.get("typed")
+    assert len(client.live_secrets(datetime.now(UTC))) == 2
+    assert events(database, "typed") == ["secret_rotated"]
+
+
+@pytest.mark.parametrize("overlap", [HOUR, timedelta(0)], ids=["overlap", "none"])
+async def test_every_secret_that_was_handed_out_works_or_its_rotation_failed(
+    storage: Storage, clients: Clients, overlap: timedelta
+) -> None:
+    """Of parallel rotations nothing else comes than a new secret or `ClientChanged`."""
+    await clients.register("reporter", scopes=["read"])
+    for _ in range(3):
+        outcomes = await asyncio.gather(
+            *(new_room(storage).rotate_secret("reporter", overlap=overlap) for _ in range(6)),
+            return_exceptions=True,
+        )
+        failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        rotated = [outcome for outcome in outcomes if isinstance(outcome, RegisteredClient)]
+        assert rotated
+        assert {type(failure) for failure in failed} <= {ClientChanged}
+        lasting = rotated if overlap else [r for r in rotated if r is rotated[-1]]
+        works_now = [await works(clients, "reporter", r.client_secret) for r in rotated]
+        assert sum(works_now) == len(lasting)
+
+
+async def test_a_typed_secret_that_an_overlap_keeps_is_stored_as_a_digest(
+    clients: Clients, database: Database[Any]
+) -> None:
+    """Both typed secrets go on working, and neither stands anywhere in the clear."""
+    others = [{"id": "b", "secret": "second by hand", "expires_at": None}]
+    typed = {"client_id": "typed", "client_secret": "first by hand", "scopes": []}
+    database.clients.insert_one({**typed, "secrets": others})
+    await clients.rotate_secret("typed", overlap=HOUR)
+    assert b"by hand" not in b"".join(map(bson.encode, database.clients.find()))
+    stored = (await clients.get("typed")).live_secrets(datetime.now(UTC))
+    assert len(stored) == 3
+    assert all(map(is_digest, stored))
+    for secret in ("first by hand", "second by hand"):
+        assert await works(clients, "typed", secret)
+
+
+async def test_a_removal_that_a_revocation_overtakes_is_told(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """No client is forgotten with an epoch whose tokens nobody has ended."""
+    before = (await clients.register("reporter", scopes=["read"])).client
+    other = Overtaken(storage, lambda: clients.revoke_tokens("reporter"))
+    room = Clients(storage, AuditLog(storage), other, SecretChecker())
+    with pytest.raises(ClientChanged):
+        await room.remove("reporter")
+    between = await clients.get("reporter")
+    assert between.epoch != before.epoch
+    await room.remove("reporter")
+    for client in (before, between):
+        assert await epoch_is_dead(storage, client)
+    expected = ["client_created", "token_revoked", "client_disabled"]
+    assert events(database, "reporter") == expected
+
+
+async def test_a_revocation_that_a_removal_overtakes_is_told(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """A client that is gone gets no new epoch, and its tokens are dead."""
+    before = (await clients.register("reporter", scopes=["read"])).client
+    other = Overtaken(storage, lambda: clients.remove("reporter"))
+    room = Clients(storage, AuditLog(storage), other, SecretChecker())
+    with pytest.raises(ClientChanged):
+        await room.revoke_tokens("reporter")
+    assert database.clients.count_documents({}) == 0
+    assert await epoch_is_dead(storage, before)
 
 
 async def test_the_number_of_live_secrets_is_bounded(
