@@ -260,6 +260,30 @@ async def test_a_revoked_token_leaves_its_clients_budget_as_it_was(
     assert counts(database) == {f"{machine.client_id}:{HOME}": 1, f"~:{HOME}": 45}
 
 
+async def test_a_flood_of_a_revoked_token_refuses_none_of_its_clients_requests(
+    start: Start,
+) -> None:
+    """Its client goes on beside it at the same address, up to the last request of its budget."""
+    server = await start(MAX_REQUESTS_PER_MINUTE=4)
+    machine = await new_machine(server)
+    dead, good = await machine.get_token(), await machine.get_token()
+    await server.m2m.revoke(dead.access)
+
+    async def flood(there: Machine) -> None:
+        while True:
+            await there.call(dead)
+
+    responses = []
+    for number in range(10):  # every address has a budget of its own
+        there = machine.using(http=server.http(f"198.51.100.{number}"))
+        async with asyncio.TaskGroup() as group:
+            floods = [group.create_task(flood(there)) for _ in range(20)]
+            responses += [await there.call(good) for _ in range(4)]
+            for task in floods:
+                task.cancel()
+    assert statuses(responses) == {200: 40}
+
+
 @pytest.mark.parametrize("dead", ["spent", "expired", "revoked", "of an unknown client"])
 async def test_a_dead_refresh_token_leaves_its_clients_budget_as_it_was(
     start: Start, database: Database_, dead: str
