@@ -154,12 +154,13 @@ class TokenReader:
 
     A token that is presented again is not verified again: the same bytes have the same signature.
     Only that is remembered, under a digest, and only as long as the settings stay; expiry is judged
-    every time, and revocation is for the database.
+    every time, and revocation is for the database. The other way round, a token that was seen
+    revoked stays so: it is refused here, before it can take anything of its client's budget.
     """
 
     def __init__(self) -> None:
         self._settings: Settings | None = None
-        self._tokens: OrderedDict[bytes, AccessToken] = OrderedDict()
+        self._tokens: OrderedDict[bytes, AccessToken | None] = OrderedDict()  # None is revoked
 
     def read(self, text: str, *, settings: Settings, keys: KeyRing, now: datetime) -> AccessToken:
         """As `read_access_token`.
@@ -170,18 +171,31 @@ class TokenReader:
         if settings is not self._settings:
             self._tokens.clear()
             self._settings = settings
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        token = self._tokens.get(digest)
-        if token is None:
-            token = self._tokens[digest] = read_access_token(
-                text, settings=settings, keys=keys, now=now
-            )
-            if len(self._tokens) > _MOST_REMEMBERED:
-                self._tokens.popitem(last=False)
-        elif now >= token.expires_at + settings.leeway:
+        digest = _digest(text)
+        if digest not in self._tokens:
+            token = read_access_token(text, settings=settings, keys=keys, now=now)
+            self._remember(digest, token)
+            return token
+        known = self._tokens[digest]
+        if known is None:
+            raise InvalidToken(detail="revoked")
+        if now >= known.expires_at + settings.leeway:
             del self._tokens[digest]
             raise InvalidToken(detail="expired")
-        return token
+        return known
+
+    def note_revoked(self, text: str) -> None:
+        """Learn that a token was revoked."""
+        self._remember(_digest(text), None)
+
+    def _remember(self, digest: bytes, token: AccessToken | None) -> None:
+        self._tokens[digest] = token
+        if len(self._tokens) > _MOST_REMEMBERED:
+            self._tokens.popitem(last=False)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _read(text: str, settings: Settings, keys: KeyRing, now: datetime) -> AccessToken:

@@ -139,8 +139,10 @@ class AccessTokenGuard(SecurityBase):
         limit = client.limit(settings)
         place = services.limits.take(key, now) if limit else None
         if await revoked:
-            if place is not None:
-                await services.limits.give_back(key)  # a dead token is no claim on the budget
+            services.reader.note_revoked(text)
+            if place is not None:  # a dead token is no claim on the budget
+                await place
+                await services.limits.give_back(key)
             raise InvalidToken(detail="revoked")
         if place is not None:
             check_place(await place, limit, key, now, token.client_id)

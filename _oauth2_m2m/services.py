@@ -46,7 +46,7 @@ class Services:
         self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit)
         self.admission = Admission(self.limits, self.audit)
         self._settings = SettingsSource(self.storage, self.audit, environment)
-        self._reader = TokenReader()
+        self.reader = TokenReader()
         self._prepared = False
         self._prepare_once = GroupCommit(self._prepare_for_all)
 
@@ -75,14 +75,12 @@ class Services:
             TemporarilyUnavailable: the database does not answer.
         """
         try:
-            return self._reader.read(
-                text, settings=settings, keys=self.keys.ring(settings), now=now
-            )
+            return self.reader.read(text, settings=settings, keys=self.keys.ring(settings), now=now)
         except UnknownKey:
             fresh = await self._settings.current(seconds=1.0)
             if fresh is settings:
                 raise
-            return self._reader.read(text, settings=fresh, keys=self.keys.ring(fresh), now=now)
+            return self.reader.read(text, settings=fresh, keys=self.keys.ring(fresh), now=now)
 
     async def prepare(self) -> Settings:
         """Make the config and the indexes where there are none; safe from many workers at once.
