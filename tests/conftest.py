@@ -19,6 +19,8 @@ from example.mongodb import MongoDBUnavailable, running_mongodb
 
 Document = dict[str, Any]
 
+ENOUGH_MEMORY = 4 * 1024**3
+
 MONGO_URL = pytest.StashKey[str]()
 MONGODB = pytest.StashKey[ExitStack]()
 
@@ -30,13 +32,24 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         config.stash[MONGO_URL] = config.workerinput["mongo_url"]
     elif not config.option.collectonly:
         stack = config.stash[MONGODB] = ExitStack()
-        data_directory = Path(tempfile.mkdtemp(prefix="oauth2-m2m-tests-"))
+        data_directory = Path(tempfile.mkdtemp(prefix="oauth2-m2m-tests-", dir=_fast_directory()))
         stack.callback(shutil.rmtree, data_directory, ignore_errors=True)
         try:
             config.stash[MONGO_URL] = stack.enter_context(running_mongodb(data_directory))
         except MongoDBUnavailable as error:
             stack.close()
             pytest.exit(f"error: {error}", returncode=1)
+
+
+def _fast_directory() -> str | None:
+    """Memory instead of a disk, where there is plenty.
+
+    Each of thousands of writes is flushed, and a shared disk may take seconds for one of them.
+    """
+    memory = Path("/dev/shm")  # noqa: S108
+    if memory.is_dir() and shutil.disk_usage(memory).free > ENOUGH_MEMORY:
+        return str(memory)
+    return None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
