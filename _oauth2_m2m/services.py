@@ -90,7 +90,6 @@ class Services:
         """
         try:
             settings = await self._settings.load()
-            self.keys.ring(settings)
             await asyncio.gather(
                 self.audit.prepare(settings.audit_retention),
                 self.limits.prepare(),
