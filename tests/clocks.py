@@ -12,6 +12,22 @@ import pytest
 PROMISED_SECONDS = 30
 
 
+class Clock:
+    """What one room takes for the time: it moves only when it is told to.
+
+    That room alone: the event loop and the driver look at the same `time`, and would wait for ever.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+        self.now = 1000.0
+        still = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr(f"_oauth2_m2m.{room}.time", still)
+
+    def let_pass(self, seconds: float) -> None:
+        """Move on."""
+        self.now += seconds
+
+
 def hasten(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
     """Whenever this room looks at the clock, the promised seconds have passed since it last did.
 

@@ -263,11 +263,16 @@ async def test_a_revoked_token_leaves_its_clients_budget_as_it_was(
 async def test_a_flood_of_a_revoked_token_refuses_none_of_its_clients_requests(
     start: Start,
 ) -> None:
-    """Its client goes on beside it at the same address, up to the last request of its budget."""
+    """Its client goes on beside it at the same address, up to the last request of its budget.
+
+    A worker learns that a token is dead at its first presentation, which holds a place meanwhile.
+    """
     server = await start(MAX_REQUESTS_PER_MINUTE=4)
     machine = await new_machine(server)
     dead, good = await machine.get_token(), await machine.get_token()
     await server.m2m.revoke(dead.access)
+    elsewhere = machine.using(http=server.http("198.51.100.99"))
+    assert (await elsewhere.call(dead)).status_code == 401
 
     async def flood(there: Machine) -> None:
         while True:

@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -15,7 +14,7 @@ from pymongo import AsyncMongoClient, monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
-from tests.clocks import hasten
+from tests.clocks import Clock, hasten
 from tests.conformance.conftest import Start
 from tests.machine import Machine, Tokens, claims_of, new_machine, type_client
 from tests.server import Server, configure, running
@@ -247,15 +246,6 @@ class Reads(monitoring.CommandListener):
         """Nothing to do."""
 
 
-class Clock:
-    """The settings' clock, which moves only when it is told to."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = time.monotonic()
-        still = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr("_oauth2_m2m.settings.time", still)
-
-
 async def test_a_key_that_another_instance_has_just_begun_to_use_is_looked_for(
     async_database: AsyncDatabase[Any],
     database: Database[Any],
@@ -263,14 +253,14 @@ async def test_a_key_that_another_instance_has_just_begun_to_use_is_looked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A token of the new key is good here too, long before the settings are read again."""
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch, "settings")
     server = await start(SECRET_KEY=KEY)
     machine = await new_machine(server)
     earlier = await machine.get_token()
     new = "the-key-after-it-with-more-than-32-bytes"
     configure(database, SECRET_KEY=new, PREVIOUS_SECRET_KEYS=[KEY])
     async with running(async_database) as another:
-        clock.now += 1.5
+        clock.let_pass(1.5)
         there = machine.using(http=another.http())
         later, doomed = await there.get_token(), await there.get_token()
         assert verifies(later.access, new)
@@ -284,7 +274,7 @@ async def test_made_up_keys_have_the_settings_read_once_a_second(
     mongo_url: str, database: Database[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many tokens with made-up kids come, the database is asked once for all of them."""
-    clock, reads = Clock(monkeypatch), Reads()
+    clock, reads = Clock(monkeypatch, "settings"), Reads()
     configure(database, SECRET_KEY=KEY)
     async with (
         AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[reads]) as client,
@@ -300,11 +290,11 @@ async def test_made_up_keys_have_the_settings_read_once_a_second(
         assert (await machine.call(made_up(0))).status_code == 401
         assert reads.number == 0  # the settings were read in this very second
         for seconds in (1, 2):
-            clock.now += 1.5
+            clock.let_pass(1.5)
             for number in range(30):
                 assert (await machine.call(made_up(number))).status_code == 401
             assert reads.number == seconds
-        clock.now += 1.5
+        clock.let_pass(1.5)
         answers = await asyncio.gather(*(machine.call(made_up(n)) for n in range(50)))
         assert {answer.status_code for answer in answers} == {401}
         assert reads.number == 3

@@ -29,6 +29,8 @@ from tests.machine import Machine, audit
 ROOT = Path(__file__).parents[2]
 WORKERS = 4
 READY_SECONDS = 60
+#: From the first of hundreds of connections to the last of their answers.
+ANSWER_SECONDS = 60
 #: How many connections may be opened until every worker has taken one.
 MOST_CONNECTIONS = 400
 
@@ -65,14 +67,15 @@ class AtOnce(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request, and read its answer until the server closes the connection."""
-        reader, writer = await asyncio.open_connection(request.url.host, request.url.port)
         request.headers["Connection"] = "close"
         lines = [b"%s %s HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
         lines += [b"%s: %s" % header for header in request.headers.raw]
         message = b"\r\n".join([*lines, b"", await request.aread()])
-        await self._barrier.wait()
-        writer.write(message)
-        answer = await reader.read()
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection(request.url.host, request.url.port)
+            await self._barrier.wait()
+            writer.write(message)
+            answer = await reader.read()
         writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")
         return httpx.Response(int(head.split()[1]), content=body)

@@ -21,6 +21,7 @@ from _oauth2_m2m.credentials import SecretChecker, fingerprint, is_digest, is_ma
 from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
 from _oauth2_m2m.storage import Storage
+from tests.clocks import Clock
 
 if TYPE_CHECKING:
     from tests.rooms.conftest import Commands
@@ -479,18 +480,17 @@ async def test_good_news_is_remembered_for_less_than_30_seconds(
     clients: Clients, database: Database[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client disabled by hand is refused in time; one that was enabled works at once."""
-    passed = 0.0
-    monkeypatch.setattr("_oauth2_m2m.clients.time.monotonic", lambda: 1000.0 + passed)
+    clock = Clock(monkeypatch, "clients")
     epoch = (await clients.register("reporter", scopes=["read"])).client.epoch
     assert await clients.holder("reporter", epoch) is not None
     database.clients.update_one({}, {"$set": {"disabled": True}})
     assert await clients.holder("reporter", epoch) is not None
-    passed = 30.0
+    clock.let_pass(30)
     assert await clients.holder("reporter", epoch) is None
     database.clients.update_one({}, {"$set": {"disabled": False}})
     assert await clients.holder("reporter", epoch) is not None
     database.clients.delete_many({})
-    passed = 60.0
+    clock.let_pass(30)
     assert await clients.holder("reporter", epoch) is None
 
 

@@ -27,6 +27,7 @@ from _oauth2_m2m.credentials import (
     make_refresh_token,
 )
 from _oauth2_m2m.errors import TooManySecrets
+from tests.clocks import Clock
 
 SALT = b"salt-of-16-bytes"
 
@@ -254,13 +255,12 @@ async def test_what_was_remembered_is_forgotten_in_time(
     scrypts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After five minutes the slow comparison is made again."""
-    checker, elapsed = SecretChecker(), 0.0
-    monkeypatch.setattr("_oauth2_m2m.credentials.time.monotonic", lambda: 1000.0 + elapsed)
+    checker, clock = SecretChecker(), Clock(monkeypatch, "credentials")
     await match(checker, "typed secret", [TYPED_DIGEST])
-    elapsed = 299.0
+    clock.let_pass(299)
     await match(checker, "typed secret", [TYPED_DIGEST])
     assert len(scrypts) == 1
-    elapsed = 301.0
+    clock.let_pass(2)
     await match(checker, "typed secret", [TYPED_DIGEST])
     assert len(scrypts) == 2
 

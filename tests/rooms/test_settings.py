@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -17,22 +16,16 @@ from _oauth2_m2m.errors import ConfigurationError
 from _oauth2_m2m.keys import Keys
 from _oauth2_m2m.settings import SettingsSource
 from _oauth2_m2m.storage import Storage
+from tests.clocks import Clock
 
 KEY = "k" * 40
 GOOD = {"_id": "jwt_config", "SECRET_KEY": KEY, "ISSUER": "https://auth.example.com"}
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets seconds pass for whatever remembers settings."""
-    passed = 0.0
-
-    def let_pass(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-
-    monkeypatch.setattr("_oauth2_m2m.settings.time.monotonic", lambda: 1000.0 + passed)
-    return let_pass
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Lets seconds pass for what remembers settings."""
+    return Clock(monkeypatch, "settings")
 
 
 def source(storage: Storage, environment: Environment = Environment.DEVELOPMENT) -> SettingsSource:
@@ -125,7 +118,7 @@ async def test_good_settings_pass_production(storage: Storage, database: Databas
 
 
 async def test_a_change_is_seen_within_30_seconds(
-    storage: Storage, database: Database[Any], clock: Callable[[float], None]
+    storage: Storage, database: Database[Any], clock: Clock
 ) -> None:
     """Settings are remembered for a moment; then the change counts, audited by its field names."""
     database.config.insert_one(GOOD)
@@ -133,7 +126,7 @@ async def test_a_change_is_seen_within_30_seconds(
     first = await settings.load()
     database.config.update_one({}, {"$set": {"MAX_REQUESTS_PER_MINUTE": 7, "SECRET_KEY": "n" * 40}})
     assert await settings.current() is first
-    clock(30)
+    clock.let_pass(30)
     changed = await asyncio.gather(*(settings.current() for _ in range(5)))
     assert {found.max_requests_per_minute for found in changed} == {7}
     assert settings.last_good is changed[0]
@@ -141,14 +134,14 @@ async def test_a_change_is_seen_within_30_seconds(
 
 
 async def test_an_unchanged_document_is_no_change(
-    storage: Storage, database: Database[Any], clock: Callable[[float], None]
+    storage: Storage, database: Database[Any], clock: Clock
 ) -> None:
     """Reading the same again keeps the very same settings, and says nothing."""
     database.config.insert_one(GOOD)
     settings = source(storage)
     first = await settings.load()
     for _ in range(3):
-        clock(30)
+        clock.let_pass(30)
         assert await settings.current() is first
     assert reasons(database) == []
 
@@ -172,7 +165,7 @@ PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----"
 async def test_a_change_to_nonsense_is_refused(
     storage: Storage,
     database: Database[Any],
-    clock: Callable[[float], None],
+    clock: Clock,
     changes: dict[str, Any],
     word: str,
 ) -> None:
@@ -182,7 +175,7 @@ async def test_a_change_to_nonsense_is_refused(
     first = await settings.load()
     database.config.update_one({}, {"$set": changes})
     for _ in range(3):
-        clock(30)
+        clock.let_pass(30)
         current = await settings.current()
         Keys().ring(current)
         assert current is first
@@ -190,20 +183,20 @@ async def test_a_change_to_nonsense_is_refused(
     assert word in reason
     assert reason.startswith("refused")
     database.config.replace_one({}, {**GOOD, "MAX_REQUESTS_PER_MINUTE": 7})
-    clock(30)
+    clock.let_pass(30)
     assert (await settings.current()).max_requests_per_minute == 7
     assert len(reasons(database)) == 2
 
 
 async def test_a_document_that_was_removed_is_refused_too(
-    storage: Storage, database: Database[Any], clock: Callable[[float], None]
+    storage: Storage, database: Database[Any], clock: Clock
 ) -> None:
     """Running workers never invent a new key: live tokens would die of it."""
     database.config.insert_one(GOOD)
     settings = source(storage)
     first = await settings.load()
     database.config.delete_many({})
-    clock(30)
+    clock.let_pass(30)
     assert await settings.current() is first
     assert database.config.count_documents({}) == 0
     assert "missing" in reasons(database)[0]
@@ -212,7 +205,7 @@ async def test_a_document_that_was_removed_is_refused_too(
 async def test_no_key_reaches_audit_log_or_log(
     storage: Storage,
     database: Database[Any],
-    clock: Callable[[float], None],
+    clock: Clock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whatever is wrong with a key, it is shown nowhere."""
@@ -223,32 +216,32 @@ async def test_no_key_reaches_audit_log_or_log(
         await settings.load()
         for secret in secrets:
             database.config.update_one({}, {"$set": {"SECRET_KEY": secret}})
-            clock(30)
+            clock.let_pass(30)
             await settings.current()
     assert len(reasons(database)) == len(secrets)
     assert not [text for text in (*reasons(database), caplog.text) if "a-secret-of-mine" in text]
 
 
 async def test_a_changed_retention_reaches_the_index(
-    storage: Storage, database: Database[Any], clock: Callable[[float], None]
+    storage: Storage, database: Database[Any], clock: Clock
 ) -> None:
     """The audit log is kept as long as is set, without a restart."""
     database.config.insert_one(GOOD)
     settings = source(storage)
     await settings.load()
     database.config.update_one({}, {"$set": {"AUDIT_RETENTION_DAYS": 7}})
-    clock(30)
+    clock.let_pass(30)
     await settings.current()
     index = database.audit_logs.index_information()["timestamp_1"]
     assert index["expireAfterSeconds"] == 7 * 86_400
 
 
 async def test_reading_before_loading_makes_no_noise(
-    storage: Storage, database: Database[Any], clock: Callable[[float], None]
+    storage: Storage, database: Database[Any], clock: Clock
 ) -> None:
     """Whoever asks first makes the document; later readings find it unchanged."""
     settings = source(storage)
     first: Settings = await settings.current()
-    clock(30)
+    clock.let_pass(30)
     assert await settings.current() is first
     assert reasons(database) == []
