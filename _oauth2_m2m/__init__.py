@@ -6,6 +6,7 @@ meets anything unexplained. A test keeps it so.
 
 ORDER: tuple[str, ...] = (
     "errors",
+    "deadlines",
     "callers",
     "config",
     "scopes",

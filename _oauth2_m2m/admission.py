@@ -16,13 +16,15 @@ from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.errors import OAuth2Error, RateLimitExceeded, TemporarilyUnavailable
+from _oauth2_m2m.group_commit import GroupCommit, together
 from _oauth2_m2m.rate_limits import (
+    BAD_TOKENS,
     RateLimits,
-    bad_token_key,
     check_place,
-    client_key,
-    failure_key,
+    failure_bucket,
+    window_key,
 )
+from _oauth2_m2m.revocation import Question, Revocation
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Attempt:
         now: when.
         event: what a refusal is called in the audit log.
         limit: how many failures a minute are admitted; 0 for any number.
-        failure_key: the window that failures are counted in.
+        bucket: where failures are counted, together with the address and the minute.
         client_id: whom the request says that it comes from, known or not.
         jti: the access token that it is about, once that is known.
         authenticated: whether it proved so. Then a refusal is no failed authentication, and the
@@ -45,15 +47,23 @@ class Attempt:
     now: datetime
     event: Event
     limit: int
-    failure_key: str
+    bucket: str = BAD_TOKENS
     client_id: str | None = None
     jti: str | None = None
     authenticated: bool = False
 
     def presents(self, credential: str, client_id: str | None = None) -> None:
         """Note what the request presents: it chooses the bucket that a failure counts in."""
-        self.failure_key = failure_key(credential, self.caller.network, self.now)
+        self.bucket = failure_bucket(credential)
         self.client_id = client_id
+
+    def failure_key(self) -> str:
+        """The window that a failure counts in."""
+        return window_key(self.bucket, self.caller.network, self.now)
+
+    def budget_key(self, client_id: str) -> str:
+        """The window that everything counts in that a client does from this address."""
+        return window_key(client_id, self.caller.network, self.now)
 
     def proves(self, client_id: str, jti: str | None = None) -> None:
         """Note that the request has proved to be a client's: what is refused now is permission."""
@@ -63,24 +73,23 @@ class Attempt:
 
 def attempt_at_endpoint(caller: Caller, settings: Settings, event: Event) -> Attempt:
     """A request at a token endpoint, before anything is known of it."""
-    now = datetime.now(UTC)
-    key = failure_key("", caller.network, now)
-    return Attempt(caller, now, event, settings.max_requests_per_minute, key)
+    limit = settings.max_requests_per_minute
+    return Attempt(caller, datetime.now(UTC), event, limit, failure_bucket(""))
 
 
 def attempt_at_route(caller: Caller, settings: Settings) -> Attempt:
     """A request at a protected route. Its failures count on the address alone."""
-    now = datetime.now(UTC)
-    key = bad_token_key(caller.network, now)
-    return Attempt(caller, now, Event.TOKEN_INVALID, settings.max_requests_per_minute, key)
+    limit = settings.max_requests_per_minute
+    return Attempt(caller, datetime.now(UTC), Event.TOKEN_INVALID, limit)
 
 
 class Admission:
     """Counts and records."""
 
-    def __init__(self, limits: RateLimits, audit: AuditLog) -> None:
+    def __init__(self, limits: RateLimits, audit: AuditLog, revocation: Revocation) -> None:
         self._limits = limits
         self._audit = audit
+        self._check = GroupCommit(together(revocation.find_all, limits.take_all))
 
     async def check_failures(self, attempt: Attempt) -> None:
         """Refuse, before any secret is looked at, when the window of failures is full.
@@ -89,8 +98,8 @@ class Admission:
             RateLimitExceeded: it is.
         """
         if attempt.limit:
-            taken = await self._limits.taken(attempt.failure_key)
-            check_place(taken + 1, attempt.limit, attempt.failure_key, attempt.now)
+            key = attempt.failure_key()
+            check_place(await self._limits.taken(key) + 1, attempt.limit, key, attempt.now)
 
     async def charge(self, attempt: Attempt, client: Client, settings: Settings) -> None:
         """Let an authenticated client through on its own budget.
@@ -101,26 +110,51 @@ class Admission:
         attempt.client_id, attempt.authenticated = client.client_id, True
         limit = client.limit(settings)
         if limit:
-            key = client_key(client.client_id, attempt.caller.network, attempt.now)
+            key = attempt.budget_key(client.client_id)
             place = await self._limits.take(key, attempt.now)
             check_place(place, limit, key, attempt.now, client.client_id)
 
-    @asynccontextmanager
-    async def settling(self, attempt: Attempt) -> AsyncIterator[None]:
-        """Count and record whatever the body refuses, before the refusal goes on its way.
+    async def check(self, attempt: Attempt, question: Question, client: Client, limit: int) -> bool:
+        """Whether a token is revoked; one that is not takes a place in its client's budget.
+
+        Both are asked at once, in one round.
 
         Raises:
-            RateLimitExceeded: in place of the refusal, when its window is full by now.
-            TemporarilyUnavailable: the record cannot be written, so the request fails closed.
+            RateLimitExceeded: the token is good, but the budget is used up.
+        """
+        if not limit:
+            revoked, _ = await self._check.ask((question, None))
+            return bool(revoked)
+        key = attempt.budget_key(client.client_id)
+        revoked, place = await self._check.ask((question, (key, attempt.now)))
+        if revoked:  # a dead token is no claim on the budget
+            await self._limits.give_back(key)
+            return True
+        check_place(place, limit, key, attempt.now, client.client_id)
+        return False
+
+    @asynccontextmanager
+    async def settling(self, attempt: Attempt) -> AsyncIterator[None]:
+        """Settle whatever the body refuses, before the refusal goes on its way.
+
+        Raises:
+            OAuth2Error: what `settle` makes of it.
         """
         try:
             yield
-        except TemporarilyUnavailable:
-            raise
         except OAuth2Error as error:
-            raise await self._settle(attempt, error) from None
+            raise await self.settle(attempt, error) from None
 
-    async def _settle(self, attempt: Attempt, error: OAuth2Error) -> OAuth2Error:
+    async def settle(self, attempt: Attempt, error: OAuth2Error) -> OAuth2Error:
+        """Count and record a refusal; the error to answer with.
+
+        It is `RateLimitExceeded` when the window of the failures is full by now.
+
+        Raises:
+            TemporarilyUnavailable: the record cannot be written, so the request fails closed.
+        """
+        if isinstance(error, TemporarilyUnavailable):
+            return error
         if not attempt.authenticated and not isinstance(error, RateLimitExceeded):
             error = await self._count_failure(attempt, error)
         if isinstance(error, RateLimitExceeded):
@@ -137,12 +171,17 @@ class Admission:
             )
         return error
 
+    async def drain(self) -> None:
+        """Wait until everything counted so far is written."""
+        await self._check.drain()
+
     async def _count_failure(self, attempt: Attempt, error: OAuth2Error) -> OAuth2Error:
         if not attempt.limit:
             return error
-        place = await self._limits.take(attempt.failure_key, attempt.now)
+        key = attempt.failure_key()
+        place = await self._limits.take(key, attempt.now)
         try:
-            check_place(place, attempt.limit, attempt.failure_key, attempt.now)
+            check_place(place, attempt.limit, key, attempt.now)
         except RateLimitExceeded as too_many:
             return too_many
         return error

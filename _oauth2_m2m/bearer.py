@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: FastAPI reads a guard's annotations as values.
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -22,11 +21,10 @@ from _oauth2_m2m.errors import (
     OAuth2Error,
     TemporarilyUnavailable,
 )
-from _oauth2_m2m.rate_limits import check_place, client_key
 from _oauth2_m2m.responses import caller_of, error_response
 from _oauth2_m2m.revocation import Question, epoch_mark, family_mark
 from _oauth2_m2m.scopes import is_scope_token
-from _oauth2_m2m.services import REQUEST_SECONDS, Services
+from _oauth2_m2m.services import REQUEST_DEADLINE, Services
 
 _CHECKED = "oauth2_m2m.checked"
 
@@ -104,12 +102,15 @@ class AccessTokenGuard(SecurityBase):
         check: Callable[[Attempt, Settings], Awaitable[AccessToken]],
     ) -> AccessToken:
         """Run a check within the time of a request, and settle whatever it refuses."""
+        services = self._services
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                settings = await self._services.ready()
+            with REQUEST_DEADLINE():
+                settings = services.at_hand() or await services.ready()
                 attempt = attempt_at_route(caller_of(request), settings)
-                async with self._services.admission.settling(attempt):
+                try:
                     return await check(attempt, settings)
+                except OAuth2Error as error:
+                    cause = await services.admission.settle(attempt, error)
         except OAuth2Error as error:
             cause = error
         except TimeoutError:
@@ -127,25 +128,21 @@ class AccessTokenGuard(SecurityBase):
         return token
 
     async def _check(self, text: str, attempt: Attempt, settings: Settings) -> AccessToken:
-        services, now = self._services, attempt.now
-        token = await services.read_access_token(text, settings, now)
+        services = self._services
+        token = services.reader.recall(text, settings, attempt.now)
+        if token is None:
+            token = await services.read_access_token(text, settings, attempt.now)
         attempt.client_id, attempt.jti = token.client_id, token.jti
-        client = await services.clients.holder(token.client_id, token.epoch)
+        clients = services.clients
+        client = clients.known_holder(token.client_id, token.epoch)
+        if client is None:
+            client = await clients.holder(token.client_id, token.epoch)
         if client is None:
             raise InvalidToken(detail="the client is disabled, removed or made anew")
-        # Both questions go out together: whether it is revoked, and its place in the budget.
-        revoked = services.revocation.is_revoked(_marks(token, text, settings))
-        key = client_key(token.client_id, attempt.caller.network, now)
-        limit = client.limit(settings)
-        place = services.limits.take(key, now) if limit else None
-        if await revoked:
+        question = _marks(token, text, settings)
+        if await services.admission.check(attempt, question, client, client.limit(settings)):
             services.reader.note_revoked(text)
-            if place is not None:  # a dead token is no claim on the budget
-                await place
-                await services.limits.give_back(key)
             raise InvalidToken(detail="revoked")
-        if place is not None:
-            check_place(await place, limit, key, now, token.client_id)
         return token
 
 
@@ -156,10 +153,10 @@ def _bearer_token(request: Request) -> str:
         MissingToken: there is none. RFC 6750 section 3.1.
         InvalidToken: the header is repeated.
     """
-    headers = request.headers.getlist("authorization")
+    headers = [value for name, value in request.scope["headers"] if name == b"authorization"]
     if len(headers) > 1:
         raise InvalidToken(detail="the header Authorization is repeated")
-    scheme, _, token = (headers[0] if headers else "").partition(" ")
+    scheme, _, token = (headers[0] if headers else b"").decode("latin-1").partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken
     return token.strip(" ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
@@ -15,39 +14,39 @@ _USER_AGENT_LENGTH = 200
 _UNKNOWN_ADDRESS = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
 class Caller:
-    """The other end of one request.
-
-    Attributes:
-        ip: its address in canonical spelling, or `unknown` (a Unix socket has none).
-        network: what its limits are counted on: the address, for IPv6 its /64.
-        request_id: the caller's `X-Request-ID` when it is harmless, else a random one.
-        user_agent: the first 200 characters of `User-Agent` without control characters.
-    """
-
-    ip: str
-    network: str
-    request_id: str
-    user_agent: str | None
-
-
-def caller_from(host: str | None, headers: Mapping[str, str]) -> Caller:
-    """Describe the caller of a request.
+    """The other end of one request. What only a record tells is worked out when there is one.
 
     Args:
         host: the peer's address as the server gives it. Forwarded headers are the server's
             business (`--forwarded-allow-ips`), never ours: only it knows which proxy to trust.
         headers: the request's headers; names are looked up in lower case.
+
+    Attributes:
+        ip: its address in canonical spelling, or `unknown` (a Unix socket has none).
+        network: what its limits are counted on: the address, for IPv6 its /64.
     """
-    ip, network = addresses(host)
-    request_id = headers.get("x-request-id", "")
-    return Caller(
-        ip=ip,
-        network=network,
-        request_id=request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
-        user_agent=_printable(headers.get("user-agent")),
-    )
+
+    __slots__ = ("_headers", "_made_id", "ip", "network")
+
+    def __init__(self, host: str | None, headers: Mapping[str, str]) -> None:
+        self.ip, self.network = addresses(host)
+        self._headers = headers
+        self._made_id: str | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The caller's `X-Request-ID` when it is harmless, else a random one."""
+        given = self._headers.get("x-request-id", "")
+        if _REQUEST_ID.fullmatch(given):
+            return given
+        self._made_id = self._made_id or secrets.token_hex(16)
+        return self._made_id
+
+    @property
+    def user_agent(self) -> str | None:
+        """The first 200 characters of `User-Agent` without control characters."""
+        return _printable(self._headers.get("user-agent"))
 
 
 @lru_cache(maxsize=4096)

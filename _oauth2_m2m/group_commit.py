@@ -12,10 +12,10 @@ import asyncio
 import contextvars
 import logging
 import traceback
+import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from _oauth2_m2m.errors import TemporarilyUnavailable
 
@@ -49,7 +49,10 @@ class GroupCommit(Generic[Q, A]):
         self._largest_batch = largest_batch
         self._most_waiting = most_waiting
         # A queue lives and dies with its event loop: test clients start one loop after another.
-        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane[Q, A]] = WeakKeyDictionary()
+        self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane[Q, A]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._lane: _Lane[Q, A] | None = None  # the one that was used last
 
     def ask(self, question: Q) -> Awaitable[A]:
         """Queue a question now; await the answer when it is needed.
@@ -60,13 +63,13 @@ class GroupCommit(Generic[Q, A]):
             TemporarilyUnavailable: too many questions wait already, or the command failed.
         """
         loop = asyncio.get_running_loop()
-        lane = self._lanes.get(loop)
-        if lane is None:
-            lane = self._lanes[loop] = _Lane()
+        lane = self._lane
+        if lane is None or lane.loop() is not loop:
+            lane = self._lane = self._lanes.setdefault(loop, _Lane(loop))
         if lane.waiting >= self._most_waiting:
             raise TemporarilyUnavailable(detail="too many requests are waiting for the database")
         if not lane.batches or len(lane.batches[-1].questions) >= self._largest_batch:
-            lane.batches.append(_Batch(loop))
+            lane.batches.append(_Batch())
         batch = lane.batches[-1]
         batch.questions.append(question)
         lane.waiting += 1
@@ -95,7 +98,7 @@ class GroupCommit(Generic[Q, A]):
             if len(answers) != len(batch.questions):
                 raise AssertionError("a batch command must answer every question")
             batch.answers = answers
-            batch.done.set_result(None)
+            batch.end()
         except Exception as error:
             if not isinstance(error, TemporarilyUnavailable):
                 _log.error("a batch of database work failed: %s", _place(error))
@@ -105,28 +108,74 @@ class GroupCommit(Generic[Q, A]):
             raise
 
 
+def together(
+    *commands: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]],
+) -> Callable[[Sequence[tuple[Any, ...]]], Awaitable[Sequence[tuple[Any, ...]]]]:
+    """Several batch commands as one, sent side by side: one round to the database.
+
+    A question is a tuple with a question for each command, `None` for one that it does not ask; so
+    is the answer. When one command fails, the batch fails, after all of them have ended.
+    """
+
+    async def command(questions: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        columns = [
+            _answer_column(each, column)
+            for each, column in zip(commands, zip(*questions, strict=True), strict=True)
+        ]
+        return list(zip(*await _all_of(columns), strict=True))
+
+    return command
+
+
+async def _answer_column(
+    command: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]], column: Sequence[Any]
+) -> Sequence[Any]:
+    asked = [question for question in column if question is not None]
+    if not asked:
+        return column
+    answers = iter(await command(asked))
+    return [None if question is None else next(answers) for question in column]
+
+
+async def _all_of(work: Sequence[Coroutine[Any, Any, Sequence[Any]]]) -> list[Sequence[Any]]:
+    """The results of all; when one fails, its error, once nothing is under way any more."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
 class _Batch(Generic[Q, A]):
-    """Questions that one command answers. One future serves them all."""
+    """Questions that one command answers, and those who wait for it."""
 
-    __slots__ = ("answers", "done", "failure", "questions")
+    __slots__ = ("answers", "ended", "failure", "questions", "waiters")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
         self.questions: list[Q] = []
         self.answers: Sequence[A] = ()
         self.failure: Exception | None = None
-        self.done: asyncio.Future[None] = loop.create_future()
+        self.ended = False
+        self.waiters: list[asyncio.Future[None]] = []
 
     def fail(self, error: Exception) -> None:
         self.failure = error
-        self.done.set_result(None)
+        self.end()
+
+    def end(self) -> None:
+        self.ended = True
+        for waiter in self.waiters:
+            if not waiter.done():  # else it was cancelled
+                waiter.set_result(None)
 
 
 class _Lane(Generic[Q, A]):
     """The queue of one event loop."""
 
-    __slots__ = ("__weakref__", "batches", "waiting", "worker")
+    __slots__ = ("__weakref__", "batches", "loop", "waiting", "worker")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
         self.batches: deque[_Batch[Q, A]] = deque()
         self.waiting = 0
         self.worker: asyncio.Task[None] | None = None
@@ -150,8 +199,10 @@ class _Answer(Generic[Q, A]):
 
     def __await__(self) -> Generator[Any, None, A]:
         batch = self._batch
-        if not batch.done.done():
-            yield from asyncio.shield(batch.done).__await__()
+        if not batch.ended:
+            waiter = asyncio.get_running_loop().create_future()
+            batch.waiters.append(waiter)
+            yield from waiter
         if batch.failure is not None:
             # A fresh exception each: one shared by many tasks would collect all their tracebacks.
             raise TemporarilyUnavailable(detail=str(batch.failure)) from None

@@ -20,6 +20,8 @@ from _oauth2_m2m.storage import Storage
 
 #: Made-up client ids share this many documents for an address and minute.
 FAILURE_BUCKETS = 64
+#: The bucket of bad bearer tokens: the address alone.
+BAD_TOKENS = "~"
 
 _KEPT = timedelta(days=1)
 _WINDOW_SECONDS = 60
@@ -31,7 +33,7 @@ class RateLimits:
     def __init__(self, storage: Storage) -> None:
         # A count that a failover loses admits a few requests more: no breach, so w:1 is enough.
         self._counts = storage.collection("rate_limits", durable=False)
-        self._take = GroupCommit(self._take_places)
+        self._take = GroupCommit(self.take_all)
         self._give = GroupCommit(self._give_places)
         self._look = GroupCommit(self._look_up)
 
@@ -55,7 +57,8 @@ class RateLimits:
         """Wait until everything counted so far is written."""
         await self._take.drain()
 
-    async def _take_places(self, requests: Sequence[tuple[str, datetime]]) -> Sequence[int]:
+    async def take_all(self, requests: Sequence[tuple[str, datetime]]) -> Sequence[int]:
+        """Count a batch of requests, each a key and a moment; the place of each."""
         counts = Counter(key for key, _ in requests)
         moments = dict(requests)
         totals = await asyncio.gather(
@@ -86,23 +89,18 @@ class RateLimits:
         return [counts.get(key, 0) for key in keys]
 
 
-def client_key(client_id: str, network: str, now: datetime) -> str:
-    """The budget of a client from an address: everything that it does there in this minute."""
-    return f"{client_id}:{network}:{_minute(now)}"
+def window_key(name: str, network: str, now: datetime) -> str:
+    """The window of this minute: of a client or a bucket of failures, at an address.
 
-
-def failure_key(presented: str, network: str, now: datetime) -> str:
-    """Failures at the token endpoints: the address and one of 64 buckets of the presented id.
-
-    No client id begins with `~`, so nobody's budget is touched by whoever cannot prove to be them.
+    No client id begins with `~` as buckets do, so nobody's budget is touched by whoever cannot
+    prove to be them.
     """
-    bucket = hashlib.sha256(presented.encode()).digest()[0] % FAILURE_BUCKETS
-    return f"~{bucket}:{network}:{_minute(now)}"
+    return f"{name}:{network}:{_minute(now)}"
 
 
-def bad_token_key(network: str, now: datetime) -> str:
-    """Bad bearer tokens: the address alone."""
-    return f"~:{network}:{_minute(now)}"
+def failure_bucket(presented: str) -> str:
+    """Where a failure at the token endpoints counts: one of 64 buckets of the presented id."""
+    return f"{BAD_TOKENS}{hashlib.sha256(presented.encode()).digest()[0] % FAILURE_BUCKETS}"
 
 
 def check_place(

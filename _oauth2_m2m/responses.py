@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.status import HTTP_200_OK
 
-from _oauth2_m2m.callers import Caller, caller_from
+from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.errors import OAuth2Error
 
 #: RFC 6749 section 5.1; Pragma is for caches of HTTP/1.0.
@@ -18,7 +18,8 @@ NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 def caller_of(request: Request) -> Caller:
     """The caller of a request, by the address that the server vouches for."""
-    return caller_from(request.client.host if request.client else None, request.headers)
+    peer = request.scope.get("client")
+    return Caller(peer[0] if peer else None, request.headers)
 
 
 def json_response(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.storage import TTL_LAG, Document, Storage
@@ -30,8 +30,7 @@ def epoch_mark(client_id: str, epoch: str) -> str:
     return f"client:{client_id}:{epoch}"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What a check asks: is any of these marks set?
 
     Attributes:
@@ -52,7 +51,7 @@ class Revocation:
     def __init__(self, storage: Storage) -> None:
         self._marks = storage.collection("revoked_tokens")
         self._proven_marks = self._marks.with_read_concern("linearizable")
-        self._check = GroupCommit(self._find)
+        self._check = GroupCommit(self.find_all)
         self._write = GroupCommit(self._set)
 
     async def prepare(self) -> None:
@@ -91,7 +90,8 @@ class Revocation:
         """Wait until every mark set so far is written."""
         await self._write.drain()
 
-    async def _find(self, questions: Sequence[Question]) -> Sequence[bool]:
+    async def find_all(self, questions: Sequence[Question]) -> Sequence[bool]:
+        """Whether any of the marks is set, for each question of a batch."""
         marks = _distinct(mark for question in questions for mark in question.marks)
         tokens = _distinct(question.token for question in questions if question.token)
         collection = self._proven_marks if any(q.linearizable for q in questions) else self._marks

@@ -14,6 +14,7 @@ from _oauth2_m2m.client_authentication import ClientAuthentication
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings
 from _oauth2_m2m.credentials import SecretChecker
+from _oauth2_m2m.deadlines import TICK_SECONDS, Deadline
 from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable, UnknownKey
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.issuing import Issuer
@@ -27,7 +28,7 @@ from _oauth2_m2m.storage import AnyDatabase, Storage
 _log = logging.getLogger("oauth2_m2m")
 
 #: One request, the database's part of it in all. Past it the answer is 503.
-REQUEST_SECONDS = 4.5
+REQUEST_DEADLINE = Deadline(4.5 - TICK_SECONDS)
 
 
 class Services:
@@ -44,11 +45,15 @@ class Services:
         self.clients = Clients(self.storage, self.audit, self.revocation, checker)
         self.authentication = ClientAuthentication(self.clients, checker)
         self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit)
-        self.admission = Admission(self.limits, self.audit)
+        self.admission = Admission(self.limits, self.audit, self.revocation)
         self._settings = SettingsSource(self.storage, self.audit, environment)
         self.reader = TokenReader()
         self._prepared = False
         self._prepare_once = GroupCommit(self._prepare_for_all)
+
+    def at_hand(self) -> Settings | None:
+        """The current settings where nothing has to be waited for; else ask `ready`."""
+        return self._settings.at_hand() if self._prepared else None
 
     async def ready(self) -> Settings:
         """The current settings, once the database is prepared; prepares it at the first call.
@@ -122,6 +127,7 @@ class Services:
         await asyncio.gather(
             self.audit.drain(),
             self.limits.drain(),
+            self.admission.drain(),
             self.revocation.drain(),
             self.refresh_tokens.drain(),
         )

@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import Lifespan
 
 from _oauth2_m2m.endpoints import health, refresh, revoke, token
-from _oauth2_m2m.endpoints.route import OAuthRoute
+from _oauth2_m2m.endpoints.route import OAuthRoute, OAuthRouter
 from _oauth2_m2m.services import Services
 
 _ENDPOINTS = (token, refresh, revoke, health)
@@ -19,7 +19,7 @@ def endpoint_router(services: Services, lifespan: Lifespan[FastAPI]) -> APIRoute
         services: the rooms.
         lifespan: what an app that includes the router runs at its start and end.
     """
-    router = APIRouter(route_class=OAuthRoute, tags=["oauth2"], lifespan=lifespan)
+    router = OAuthRouter(route_class=OAuthRoute, tags=["oauth2"], lifespan=lifespan)
     for endpoint in _ENDPOINTS:
         endpoint.add_to(router, services)
     return router

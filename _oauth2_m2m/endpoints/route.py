@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from _oauth2_m2m.deadlines import Deadline
 from _oauth2_m2m.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -24,11 +25,11 @@ from _oauth2_m2m.errors import (
 )
 from _oauth2_m2m.forms import LARGEST_BODY_BYTES, Form, parse_form, parse_json
 from _oauth2_m2m.responses import error_response
-from _oauth2_m2m.services import REQUEST_SECONDS
+from _oauth2_m2m.services import REQUEST_DEADLINE
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
-BODY_SECONDS = 10
+BODY_DEADLINE = Deadline(10.0)
 
 _BODY = "oauth2_m2m.body"
 
@@ -47,7 +48,7 @@ class OAuthRoute(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 await _read_body(request)
-                async with asyncio.timeout(REQUEST_SECONDS):
+                with REQUEST_DEADLINE():
                     return await endpoint(request)
             except OAuth2Error as error:
                 return error_response(error)
@@ -83,6 +84,24 @@ class OAuthRoute(APIRoute):
             await super().handle(scope, receive, send)
 
 
+class OAuthRouter(APIRouter):
+    """The router of the endpoints, which all other requests of the app pass quickly."""
+
+    @cached_property
+    def _last_segments(self) -> frozenset[str]:
+        return frozenset(_last_segment(route.path) for route in self.routes)  # type: ignore[attr-defined]
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """FastAPI's hook: whether one of the routes may be meant, whatever the router's prefix."""
+        if _last_segment(scope.get("path", "").rstrip("/")) not in self._last_segments:
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def _last_segment(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
 async def _read_body(request: Request) -> None:
     """Read a body into the request's scope, or what is wrong with it.
 
@@ -90,14 +109,14 @@ async def _read_body(request: Request) -> None:
     """
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        with BODY_DEADLINE():
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > LARGEST_BODY_BYTES:
                     request.scope[_BODY] = BodyTooLarge(LARGEST_BODY_BYTES)
                     return
     except TimeoutError:
-        request.scope[_BODY] = BodyTooSlow(BODY_SECONDS)
+        request.scope[_BODY] = BodyTooSlow(BODY_DEADLINE.seconds)
     else:
         request.scope[_BODY] = bytes(body)
 

@@ -15,7 +15,7 @@ from _oauth2_m2m.credentials import make_client_secret, make_refresh_token
 from _oauth2_m2m.storage import Storage
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
-CALLER = Caller("2001:db8::7", "2001:db8::", "a-request", "curl/8")
+CALLER = Caller("2001:db8::7", {"x-request-id": "a-request", "user-agent": "curl/8"})
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _oauth2_m2m.callers import addresses, caller_from
+from _oauth2_m2m.callers import Caller, addresses
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_any_host_is_an_address_or_unknown(host: str) -> None:
 @pytest.mark.parametrize("name", ["x-forwarded-for", "forwarded", "x-real-ip"])
 def test_a_forwarded_header_is_none_of_our_business(name: str) -> None:
     """Only the server knows which proxy to trust; we take the peer that it gives us."""
-    caller = caller_from("192.0.2.7", {name: "198.51.100.1"})
+    caller = Caller("192.0.2.7", {name: "198.51.100.1"})
     assert (caller.ip, caller.network) == ("192.0.2.7", "192.0.2.7")
 
 
 @pytest.mark.parametrize("request_id", ["a", "A-b_c.9", "x" * 64])
 def test_a_harmless_request_id_is_kept(request_id: str) -> None:
     """The caller's own id follows the request into the audit log."""
-    assert caller_from(None, {"x-request-id": request_id}).request_id == request_id
+    assert Caller(None, {"x-request-id": request_id}).request_id == request_id
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_harmless_request_id_is_kept(request_id: str) -> None:
 )
 def test_another_request_id_is_replaced(request_id: str) -> None:
     """An id that could disturb a log line gives way to a random one."""
-    first, second = (caller_from(None, {"x-request-id": request_id}).request_id for _ in "12")
+    first, second = (Caller(None, {"x-request-id": request_id}).request_id for _ in "12")
     assert first != second
     assert len(first) == 32
     int(first, 16)
@@ -91,7 +91,7 @@ def test_another_request_id_is_replaced(request_id: str) -> None:
 @given(st.text(st.characters(categories=None), max_size=400))
 def test_a_user_agent_is_bounded_and_printable(user_agent: str) -> None:
     """At most 200 characters, none of which moves a cursor or ends a line."""
-    found = caller_from(None, {"user-agent": user_agent}).user_agent
+    found = Caller(None, {"user-agent": user_agent}).user_agent
     assert found is not None
     assert len(found) <= 200
     assert found.isprintable()
@@ -100,4 +100,4 @@ def test_a_user_agent_is_bounded_and_printable(user_agent: str) -> None:
 
 def test_no_user_agent_is_none() -> None:
     """A header that was not sent is not an empty one."""
-    assert caller_from(None, {}).user_agent is None
+    assert Caller(None, {}).user_agent is None

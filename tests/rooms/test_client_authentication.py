@@ -30,7 +30,7 @@ from _oauth2_m2m.revocation import Revocation
 from _oauth2_m2m.storage import Storage
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
-CALLER = Caller("192.0.2.7", "192.0.2.7", "a-request", None)
+CALLER = Caller("192.0.2.7", {"x-request-id": "a-request"})
 
 
 def basic(pair: str | bytes) -> str:
