@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ LONGEST_TOKEN = 16_384
 _LATEST_MOMENT = 253_370_764_800  # the year 9999, the last that Python can hold, begins
 _SHORTEST_JTI, _LONGEST_ID = 1, 255
 _MOST_REMEMBERED = 10_000
+
+_compact_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +124,7 @@ def sign_access_token(
     if family_id is not None:
         claims["family_id"] = family_id
     key = keys.signing
-    header = {"typ": TOKEN_TYPE, "alg": key.algorithm, "kid": key.kid}
-    message = _segment(header) + b"." + _segment(claims)
+    message = _header(key.algorithm, key.kid) + b"." + _segment(claims)
     text = message + b"." + b64url_encode(key.sign(message))
     return SignedToken(text.decode("ascii"), claims["jti"], lifetime)
 
@@ -262,8 +264,13 @@ def _read(text: str, settings: Settings, keys: KeyRing, now: datetime) -> Access
     )
 
 
+@lru_cache(maxsize=8)
+def _header(algorithm: str, kid: str) -> bytes:
+    return _segment({"typ": TOKEN_TYPE, "alg": algorithm, "kid": kid})
+
+
 def _segment(members: Mapping[str, Any]) -> bytes:
-    return b64url_encode(json.dumps(members, separators=(",", ":")).encode())
+    return b64url_encode(_compact_json(members).encode())
 
 
 def _json_object(segment: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ So nobody can fill the audit log, guess without bound, or use up the budget of a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from _oauth2_m2m.audit import AuditLog, Event, refusal_document
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_documents import Client
+from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.errors import OAuth2Error, RateLimitExceeded, TemporarilyUnavailable
 from _oauth2_m2m.group_commit import GroupCommit, together
@@ -25,6 +27,9 @@ from _oauth2_m2m.rate_limits import (
     window_key,
 )
 from _oauth2_m2m.revocation import Question, Revocation
+from _oauth2_m2m.storage import Document
+
+_NOTHING_PRESENTED = failure_bucket("")
 
 
 @dataclass(slots=True)
@@ -74,7 +79,7 @@ class Attempt:
 def attempt_at_endpoint(caller: Caller, settings: Settings, event: Event) -> Attempt:
     """A request at a token endpoint, before anything is known of it."""
     limit = settings.max_requests_per_minute
-    return Attempt(caller, datetime.now(UTC), event, limit, failure_bucket(""))
+    return Attempt(caller, datetime.now(UTC), event, limit, _NOTHING_PRESENTED)
 
 
 def attempt_at_route(caller: Caller, settings: Settings) -> Attempt:
@@ -86,9 +91,12 @@ def attempt_at_route(caller: Caller, settings: Settings) -> Attempt:
 class Admission:
     """Counts and records."""
 
-    def __init__(self, limits: RateLimits, audit: AuditLog, revocation: Revocation) -> None:
+    def __init__(
+        self, limits: RateLimits, audit: AuditLog, revocation: Revocation, clients: Clients
+    ) -> None:
         self._limits = limits
         self._audit = audit
+        self._open = GroupCommit(together(clients.find_all, limits.look_up_all, limits.take_all))
         self._check = GroupCommit(together(revocation.find_all, limits.take_all))
 
     async def check_failures(self, attempt: Attempt) -> None:
@@ -101,8 +109,49 @@ class Admission:
             key = attempt.failure_key()
             check_place(await self._limits.taken(key) + 1, attempt.limit, key, attempt.now)
 
-    async def charge(self, attempt: Attempt, client: Client, settings: Settings) -> None:
+    async def open(
+        self, attempt: Attempt, client_id: str, *, expected: bool
+    ) -> tuple[Document | None, int | None]:
+        """Begin the authentication of a client: all that it needs of the database, in one round.
+
+        Args:
+            attempt: the request.
+            client_id: the client that it says it is.
+            expected: whether its secret was found right a moment ago, so that the place in the
+                budget is best taken at once. Whoever is refused after all gives it back.
+
+        Returns:
+            The client's document, if there is one, and the place, if it was taken.
+
+        Raises:
+            RateLimitExceeded: before any secret is looked at, the window of failures is full.
+        """
+        key, budget = attempt.failure_key(), attempt.budget_key(client_id)
+        document, taken, place = await self._open.ask((
+            client_id,
+            key if attempt.limit else None,
+            (budget, attempt.now) if expected else None,
+        ))  # fmt: skip
+        if attempt.limit and taken >= attempt.limit:
+            await self.give_back(attempt, client_id, place)
+            check_place(taken + 1, attempt.limit, key, attempt.now)
+        return document, place
+
+    async def give_back(self, attempt: Attempt, client_id: str, place: int | None) -> None:
+        """Take no place of the budget after all."""
+        if place is not None:
+            await self._limits.give_back(attempt.budget_key(client_id))
+
+    async def charge(
+        self, attempt: Attempt, client: Client, settings: Settings, place: int | None = None
+    ) -> None:
         """Let an authenticated client through on its own budget.
+
+        Args:
+            attempt: the request.
+            client: the client that it has proved to be.
+            settings: the settings of this moment.
+            place: its place in the budget, if that was taken already.
 
         Raises:
             RateLimitExceeded: it is used up.
@@ -111,7 +160,7 @@ class Admission:
         limit = client.limit(settings)
         if limit:
             key = attempt.budget_key(client.client_id)
-            place = await self._limits.take(key, attempt.now)
+            place = place or await self._limits.take(key, attempt.now)
             check_place(place, limit, key, attempt.now, client.client_id)
 
     async def check(self, attempt: Attempt, question: Question, client: Client, limit: int) -> bool:
@@ -173,7 +222,7 @@ class Admission:
 
     async def drain(self) -> None:
         """Wait until everything counted so far is written."""
-        await self._check.drain()
+        await asyncio.gather(self._open.drain(), self._check.drain())
 
     async def _count_failure(self, attempt: Attempt, error: OAuth2Error) -> OAuth2Error:
         if not attempt.limit:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
+import secrets
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +26,7 @@ from _oauth2_m2m.storage import Document
 
 #: A stand-in of the right length, so that a hopeless secret costs what any other does.
 _HOPELESS = "x" * 32
+_MOST_EXPECTED = 10_000
 #: What Swagger UI sends beside its password form when its client fields are empty.
 _EMPTY_BASIC = "Basic Og=="
 
@@ -120,6 +124,24 @@ class ClientAuthentication:
     def __init__(self, clients: Clients, checker: SecretChecker) -> None:
         self._clients = clients
         self._checker = checker
+        self._key = secrets.token_bytes(32)
+        self._expected: OrderedDict[bytes, None] = OrderedDict()
+
+    def expects(self, presented: Presented) -> bool:
+        """Whether these credentials were good when they were seen here last.
+
+        It is a guess, to ask the database for more at once, and never the answer.
+        """
+        return self._tag(presented) in self._expected
+
+    def expect(self, presented: Presented, good: bool) -> None:
+        """Learn whether credentials were good."""
+        tag = self._tag(presented)
+        self._expected.pop(tag, None)
+        if good:
+            self._expected[tag] = None
+        if len(self._expected) > _MOST_EXPECTED:
+            self._expected.popitem(last=False)
 
     async def authenticate(
         self, presented: Presented, document: Document | None, caller: Caller, now: datetime
@@ -149,6 +171,11 @@ class ClientAuthentication:
         if match.digest is not None:
             return await self._clients.adopt(client, match.stored, match.digest)
         return client
+
+    def _tag(self, presented: Presented) -> bytes:
+        """What stands for the credentials in memory, under a key that only this process has."""
+        text = f"{presented.client_id}\0{presented.secret}"
+        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
 
 
 def _known_client(document: Document | None, ip: str) -> tuple[Client | None, str | None]:

@@ -43,7 +43,7 @@ class Clients:
         self._audit = audit
         self._revocation = revocation
         self._checker = checker
-        self._find = GroupCommit(self._find_all)
+        self._find = GroupCommit(self.find_all)
         self._remembered: OrderedDict[str, tuple[float, Client]] = OrderedDict()
 
     async def prepare(self) -> None:
@@ -262,7 +262,8 @@ class Clients:
         )
         return await self._existing(client.client_id)
 
-    async def _find_all(self, client_ids: Sequence[str]) -> Sequence[Document | None]:
+    async def find_all(self, client_ids: Sequence[str]) -> Sequence[Document | None]:
+        """The documents of a batch of clients, as they stand in the database."""
         found = await self._clients.find({"client_id": {"$in": list(set(client_ids))}})
         # An operator's {"client_id": ["a", "b"]} matches too, and is nobody's.
         documents = {d["client_id"]: d for d in found if isinstance(d["client_id"], str)}

@@ -31,6 +31,9 @@ REFRESH_TOKEN_PREFIX = "m2mr_"
 LONGEST_SECRET = 1024
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+# Random bytes become characters, each as likely as any other: the last 8 of 256 are left out.
+_CHARACTER_OF_BYTE = (_BASE62 * 5).encode()[:256]
+_LEFT_OUT = bytes(range(62 * 4, 256))
 _RANDOM_CHARACTERS = 43  # 62 ** 43 > 2 ** 256
 _CHECKSUM_CHARACTERS = 6  # 62 ** 6 > 2 ** 32
 _MADE = re.compile(
@@ -62,8 +65,11 @@ def make_refresh_token() -> str:
 
 
 def make_id(length: int = 22) -> str:
-    """A random id in base62; 22 characters hold 130 bits."""
-    return _base62(secrets.randbits((62**length).bit_length() - 1), length)
+    """Random characters of base62; 22 hold 130 bits."""
+    characters = b""
+    while len(characters) < length:
+        characters += secrets.token_bytes(length + 8).translate(_CHARACTER_OF_BYTE, _LEFT_OUT)
+    return characters[:length].decode()
 
 
 def is_made_here(text: str) -> bool:
@@ -182,20 +188,16 @@ class SecretChecker:
 
 
 def _make(prefix: str) -> str:
-    body = prefix + _base62(secrets.randbits(256), _RANDOM_CHARACTERS)
+    body = prefix + make_id(_RANDOM_CHARACTERS)
     return body + _checksum(body)
 
 
 def _checksum(body: str) -> str:
-    return _base62(crc32(body.encode()), _CHECKSUM_CHARACTERS)
-
-
-def _base62(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
+    number, digits = crc32(body.encode()), ""
+    for _ in range(_CHECKSUM_CHARACTERS):
         number, digit = divmod(number, 62)
-        digits.append(_BASE62[digit])
-    return "".join(reversed(digits))
+        digits = _BASE62[digit] + digits
+    return digits
 
 
 def _first(candidates: list[str], digest: str, presented: str) -> Match:

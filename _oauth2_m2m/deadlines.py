@@ -73,8 +73,9 @@ class _Block:
     ) -> None:
         task, self.task = self.task, None
         # Somebody else may have cancelled the task as well: then it is to stop, not to time out.
-        if self._expired and task is not None and task.uncancel() <= self._cancelling:
-            if kind is asyncio.CancelledError:
+        if self._expired and task is not None:
+            others = task.uncancel() > self._cancelling
+            if kind is asyncio.CancelledError and not others:
                 raise TimeoutError from error
 
 

@@ -35,7 +35,7 @@ class RateLimits:
         self._counts = storage.collection("rate_limits", durable=False)
         self._take = GroupCommit(self.take_all)
         self._give = GroupCommit(self._give_places)
-        self._look = GroupCommit(self._look_up)
+        self._look = GroupCommit(self.look_up_all)
 
     async def prepare(self) -> None:
         """Make the index."""
@@ -83,7 +83,8 @@ class RateLimits:
         )
         return int(document["count"]) if document else by
 
-    async def _look_up(self, keys: Sequence[str]) -> Sequence[int]:
+    async def look_up_all(self, keys: Sequence[str]) -> Sequence[int]:
+        """How many requests each window of a batch has counted so far."""
         found = await self._counts.find({"_id": {"$in": list(set(keys))}}, ["count"])
         counts = {document["_id"]: int(document["count"]) for document in found}
         return [counts.get(key, 0) for key in keys]

@@ -45,7 +45,7 @@ class Services:
         self.clients = Clients(self.storage, self.audit, self.revocation, checker)
         self.authentication = ClientAuthentication(self.clients, checker)
         self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit)
-        self.admission = Admission(self.limits, self.audit, self.revocation)
+        self.admission = Admission(self.limits, self.audit, self.revocation, self.clients)
         self._settings = SettingsSource(self.storage, self.audit, environment)
         self.reader = TokenReader()
         self._prepared = False

@@ -8,6 +8,7 @@ from _oauth2_m2m.admission import Attempt
 from _oauth2_m2m.client_authentication import Presented, present_plain, present_standard
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
+from _oauth2_m2m.errors import OAuth2Error
 from _oauth2_m2m.forms import Form
 from _oauth2_m2m.services import Services
 
@@ -37,12 +38,19 @@ async def authenticated_client(
     """
     presented = _presented(request, form, plain)
     attempt.presents(presented.client_id, presented.client_id)
-    document = services.clients.find(presented.client_id)  # on its way while failures are counted
-    await services.admission.check_failures(attempt)
-    client = await services.authentication.authenticate(
-        presented, await document, attempt.caller, attempt.now
-    )
-    await services.admission.charge(attempt, client, settings)
+    authentication, admission = services.authentication, services.admission
+    expected = authentication.expects(presented)
+    document, place = await admission.open(attempt, presented.client_id, expected=expected)
+    try:
+        client = await authentication.authenticate(presented, document, attempt.caller, attempt.now)
+    except OAuth2Error:
+        if expected:
+            authentication.expect(presented, good=False)
+            await admission.give_back(attempt, presented.client_id, place)
+        raise
+    if not expected:
+        authentication.expect(presented, good=True)
+    await admission.charge(attempt, client, settings, place)
     return client
 
 
