@@ -11,15 +11,15 @@ import weakref
 from collections import deque
 from types import TracebackType
 
-#: How often the timer looks, and so how much later than its deadline a block may end.
+#: How often the timer looks, and so how much earlier than its deadline a block may be ended.
 TICK_SECONDS = 0.25
 
 
 class Deadline:
     """Bounds blocks of code that wait: `with deadline():`.
 
-    A block that is not done after `seconds`, a tick more at the most, is cancelled and ends with
-    `TimeoutError`. Blocks nest, also in those of `asyncio.timeout`.
+    A block that would take longer than `seconds`, less a tick at the most, is cancelled and ends
+    with `TimeoutError`. Blocks nest, also in those of `asyncio.timeout`.
 
     Args:
         seconds: how long a block may take.
@@ -41,7 +41,7 @@ class Deadline:
         queue = self._queues.get(loop)
         if queue is None:
             queue = self._queues[loop] = _Queue()
-        block = _Block(task, loop.time() + self.seconds)
+        block = _Block(task, loop.time() + max(self.seconds - TICK_SECONDS, 0.0))
         queue.add(block, loop)
         return block
 

@@ -114,8 +114,8 @@ class BodyTooSlow(InvalidRequest):
 
     status_code = 408
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"The body did not arrive within {seconds:g} s")
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"The body did not arrive within {seconds} s")
 
     def headers(self) -> dict[str, str]:
         """The rest of the body may still come: the connection is of no further use."""

@@ -13,18 +13,39 @@ from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import count
+from typing import NamedTuple
 
-from _oauth2_m2m.errors import RateLimitExceeded
+from _oauth2_m2m.credentials import make_id
+from _oauth2_m2m.errors import RateLimitExceeded, TemporarilyUnavailable
 from _oauth2_m2m.group_commit import GroupCommit
-from _oauth2_m2m.storage import Storage
+from _oauth2_m2m.storage import Document, Storage
 
 #: Made-up client ids share this many documents for an address and minute.
 FAILURE_BUCKETS = 64
 #: The bucket of bad bearer tokens: the address alone.
 BAD_TOKENS = "~"
 
+#: So many windows of a batch are counted one by one, which takes one round instead of two.
+_FEW = 2
 _KEPT = timedelta(days=1)
 _WINDOW_SECONDS = 60
+
+
+class _Window(NamedTuple):
+    """A key, and how many requests of a batch are to be counted in it."""
+
+    key: str
+    number: int
+    now: datetime
+
+    def update(self, name: str) -> list[Document]:
+        """Count them, and note under a name how many had been counted before."""
+        so_far = {"$ifNull": ["$count", 0]}
+        return [{"$set": {
+            "count": {"$add": [so_far, self.number]},
+            "timestamp": {"$ifNull": ["$timestamp", self.now]},
+            f"before.{name}": so_far,
+        }}]  # fmt: skip
 
 
 class RateLimits:
@@ -34,6 +55,7 @@ class RateLimits:
         # A count that a failover loses admits a few requests more: no breach, so w:1 is enough.
         self._counts = storage.collection("rate_limits", durable=False)
         self._take = GroupCommit(self.take_all)
+        self._names: list[str] = []
         self._give = GroupCommit(self._give_places)
         self._look = GroupCommit(self.look_up_all)
 
@@ -59,29 +81,62 @@ class RateLimits:
 
     async def take_all(self, requests: Sequence[tuple[str, datetime]]) -> Sequence[int]:
         """Count a batch of requests, each a key and a moment; the place of each."""
-        counts = Counter(key for key, _ in requests)
-        moments = dict(requests)
-        totals = await asyncio.gather(
-            *(self._increment(key, n, moments[key]) for key, n in counts.items())
+        counts, moments = Counter(key for key, _ in requests), dict(requests)
+        windows = [_Window(key, number, moments[key]) for key, number in counts.items()]
+        before = await (
+            self._count_one_by_one(windows)
+            if len(windows) <= _FEW
+            else self._count_together(windows)
         )
         places = {
-            key: count(total - counts[key] + 1) for key, total in zip(counts, totals, strict=True)
+            window.key: count(start + 1) for window, start in zip(windows, before, strict=True)
         }
         return [next(places[key]) for key, _ in requests]
+
+    async def _count_one_by_one(self, windows: Sequence[_Window]) -> Sequence[int]:
+        """How many were counted in each window before: one command for each, side by side."""
+        return await asyncio.gather(*(self._count(window) for window in windows))
+
+    async def _count(self, window: _Window) -> int:
+        document = await self._counts.change(
+            {"_id": window.key},
+            {"$inc": {"count": window.number}, "$setOnInsert": {"timestamp": window.now}},
+            upsert=True,
+            fields=["count"],
+        )
+        return int(document["count"]) - window.number if document else 0
+
+    async def _count_together(self, windows: Sequence[_Window]) -> Sequence[int]:
+        """The same, in two commands for however many windows.
+
+        One command that updates many documents returns none of them. So each window notes, under a
+        name that nobody else uses meanwhile, what it had counted before us, and is read afterwards.
+        """
+        name = self._unused_name()
+        try:
+            await self._counts.upsert(
+                [({"_id": window.key}, window.update(name)) for window in windows]
+            )
+            noted = f"before.{name}"
+            keys = [window.key for window in windows]
+            found = await self._counts.find({"_id": {"$in": keys}}, [noted])
+        finally:
+            self._names.append(name)
+        before = {document["_id"]: int(document["before"][name]) for document in found}
+        if len(before) < len(windows):
+            raise TemporarilyUnavailable(detail="a failover has lost rate counts")
+        return [before[window.key] for window in windows]
+
+    def _unused_name(self) -> str:
+        try:
+            return self._names.pop()
+        except IndexError:
+            return make_id(8)
 
     async def _give_places(self, keys: Sequence[str]) -> Sequence[None]:
         for key, n in Counter(keys).items():
             await self._counts.change({"_id": key}, {"$inc": {"count": -n}}, fields=["_id"])
         return [None] * len(keys)
-
-    async def _increment(self, key: str, by: int, now: datetime) -> int:
-        document = await self._counts.change(
-            {"_id": key},
-            {"$inc": {"count": by}, "$setOnInsert": {"timestamp": now}},
-            upsert=True,
-            fields=["count"],
-        )
-        return int(document["count"]) if document else by
 
     async def look_up_all(self, keys: Sequence[str]) -> Sequence[int]:
         """How many requests each window of a batch has counted so far."""

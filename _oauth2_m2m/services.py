@@ -14,7 +14,7 @@ from _oauth2_m2m.client_authentication import ClientAuthentication
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings
 from _oauth2_m2m.credentials import SecretChecker
-from _oauth2_m2m.deadlines import TICK_SECONDS, Deadline
+from _oauth2_m2m.deadlines import Deadline
 from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable, UnknownKey
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.issuing import Issuer
@@ -28,7 +28,8 @@ from _oauth2_m2m.storage import AnyDatabase, Storage
 _log = logging.getLogger("oauth2_m2m")
 
 #: One request, the database's part of it in all. Past it the answer is 503.
-REQUEST_DEADLINE = Deadline(4.5 - TICK_SECONDS)
+REQUEST_SECONDS = 4.5
+REQUEST_DEADLINE = Deadline(REQUEST_SECONDS)
 
 
 class Services:

@@ -27,16 +27,18 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.synchronous.database import Database
 
-from _oauth2_m2m.deadlines import TICK_SECONDS, Deadline
+from _oauth2_m2m.deadlines import Deadline
 from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
 
 Document: TypeAlias = dict[str, Any]
+#: Update operators, or a pipeline that computes the new document from the old one.
+Update: TypeAlias = Mapping[str, Any] | list[Document]
 AnyDatabase: TypeAlias = Database[Any] | AsyncDatabase[Any]
 
 #: One command, its retry and the choice of a server included. Requests are bounded on top of it.
-COMMAND_DEADLINE = Deadline(4.0 - TICK_SECONDS)
+COMMAND_SECONDS = 4.0
 #: Making an index reads the whole collection, which may be large by now.
-INDEX_DEADLINE = Deadline(600.0)
+INDEX_SECONDS = 600.0
 #: A document is tidied this long after it has expired, so that a database clock that runs ahead
 #: undoes nothing: validity is judged by our own code.
 TTL_LAG = timedelta(hours=6)
@@ -49,6 +51,9 @@ _DURABLE = WriteConcern(w="majority", j=True)
 _QUICK = WriteConcern(w=1)
 _DUPLICATE_KEY = 11000
 _INDEX_EXISTS_DIFFERENTLY = frozenset({85, 86})
+
+COMMAND_DEADLINE = Deadline(COMMAND_SECONDS)
+INDEX_DEADLINE = Deadline(INDEX_SECONDS)
 
 _log = logging.getLogger("oauth2_m2m")
 
@@ -154,7 +159,7 @@ class Collection:
             return False
         return True
 
-    async def upsert(self, changes: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+    async def upsert(self, changes: Sequence[tuple[Mapping[str, Any], Update]]) -> None:
         """Apply updates, each a (query, update) that makes the document where there is none."""
         writes = [pymongo.UpdateOne(query, update, upsert=True) for query, update in changes]
         try:

@@ -29,7 +29,8 @@ from _oauth2_m2m.services import REQUEST_DEADLINE
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
-BODY_DEADLINE = Deadline(10.0)
+BODY_SECONDS = 10
+BODY_DEADLINE = Deadline(BODY_SECONDS)
 
 _BODY = "oauth2_m2m.body"
 
@@ -116,7 +117,7 @@ async def _read_body(request: Request) -> None:
                     request.scope[_BODY] = BodyTooLarge(LARGEST_BODY_BYTES)
                     return
     except TimeoutError:
-        request.scope[_BODY] = BodyTooSlow(BODY_DEADLINE.seconds)
+        request.scope[_BODY] = BodyTooSlow(BODY_SECONDS)
     else:
         request.scope[_BODY] = bytes(body)
 

@@ -69,7 +69,9 @@ class Commands(monitoring.CommandListener):
     def plans(self, database: Database[dict[str, Any]]) -> list[Plan]:
         """How MongoDB runs each find, update and findAndModify that was sent."""
         return [
-            Plan(database, command) for command in self.named("find", "findAndModify", "update")
+            Plan(database, single)
+            for command in self.named("find", "findAndModify", "update")
+            for single in _singles(command)
         ]
 
 
@@ -91,6 +93,13 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<{self.stages} {self.indexes} examined={self.examined}>"
+
+
+def _singles(command: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A command for each update of a batch: `explain` takes one at a time."""
+    if "updates" not in command:
+        return [dict(command)]
+    return [{**command, "updates": [update]} for update in command["updates"]]
 
 
 def _values(plan: object, name: str) -> Iterator[str]:
