@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-PARTS = ("protected", "token", "growth", "start", "memory")
+PARTS = ("protected", "crowd", "token", "growth", "start", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Options:
 def read_options() -> Options:
     """Read them."""
     quick = bool(os.environ.get("QUICK"))
-    only = tuple(os.environ.get("ONLY", "protected,token,start").replace(",", " ").split())
+    only = tuple(os.environ.get("ONLY", "protected,crowd,token,start").replace(",", " ").split())
     if only == ("all",):
         only = PARTS
     if unknown := set(only) - set(PARTS):

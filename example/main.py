@@ -6,6 +6,7 @@ origins, parted by commas, that browsers may call from (none unless set).
 """
 
 import base64
+import gc
 import hashlib
 import os
 import re
@@ -41,6 +42,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Prepare the database at the start, close the connections at the end."""
     try:
         async with m2m.lifespan(app):
+            # What is loaded by now stays: no need for the collector to look at it again and again.
+            gc.freeze()
             yield
     except ConfigurationError:
         sys.tracebacklimit = 0  # the process ends here: its last words are the one line that helps

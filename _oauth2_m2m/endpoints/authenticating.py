@@ -48,8 +48,9 @@ async def authenticated_client(
             authentication.expect(presented, good=False)
             await admission.give_back(attempt, presented.client_id, place)
         raise
-    if not expected:
-        authentication.expect(presented, good=True)
+    counted = client.limit(settings) > 0
+    if counted != expected:
+        authentication.expect(presented, good=counted)
     await admission.charge(attempt, client, settings, place)
     return client
 

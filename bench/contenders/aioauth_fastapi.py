@@ -1,5 +1,6 @@
 """aioauth on FastAPI with MongoDB: it finds the client, and stores the tokens that it makes."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import time
@@ -28,6 +29,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await db.clients.create_index("client_id", unique=True)
     await db.tokens.create_index("access_token", unique=True)
     await db.tokens.create_index("refresh_token", unique=True)
+    gc.freeze()
     yield
     await db.client.close()
 

@@ -6,6 +6,7 @@ the audit record. (A request over the limit would leave a refresh token that nob
 
 import asyncio
 import base64
+import gc
 import hashlib
 import secrets
 from collections.abc import AsyncIterator
@@ -38,6 +39,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await db.audit_logs.create_index([("client_id", 1), ("timestamp", 1)])
     await db.audit_logs.create_index([("event_type", 1), ("timestamp", 1)])
     await rate_limits.create_index("timestamp", expireAfterSeconds=86400)
+    gc.freeze()
     yield
     await db.client.close()
 

@@ -1,5 +1,6 @@
 """Ours, as the README mounts it. The config document in the database decides what is on."""
 
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ m2m = OAuth2M2M(mongo[os.environ["MONGODB_DB"]], environment="production")
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Prepare the database at the start, close the connections at the end."""
     async with m2m.lifespan(app):
+        gc.freeze()
         yield
     await mongo.close()
 

@@ -1,5 +1,6 @@
 """The route protected as FastAPI's tutorial does it with PyJWT. Nothing can be revoked."""
 
+import gc
 from typing import Annotated
 
 import jwt
@@ -30,3 +31,6 @@ async def current_client(token: Annotated[str, Depends(bearer)]) -> str:
 async def protected(client_id: Annotated[str, Depends(current_client)]) -> dict[str, str]:
     """Greet."""
     return {"message": f"Hello {client_id}, you have accessed a protected route!"}
+
+
+gc.freeze()

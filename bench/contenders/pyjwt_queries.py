@@ -5,6 +5,7 @@ for each effect.
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ rate_limits = db.get_collection("rate_limits", write_concern=WriteConcern(w=1))
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Close the connections at the end."""
+    gc.freeze()
     yield
     await db.client.close()
 
