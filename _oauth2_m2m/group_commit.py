@@ -133,8 +133,11 @@ async def _answer_column(
     asked = [question for question in column if question is not None]
     if not asked:
         return column
-    answers = iter(await command(asked))
-    return [None if question is None else next(answers) for question in column]
+    answers = await command(asked)
+    if len(answers) != len(asked):
+        raise AssertionError("a batch command must answer every question")
+    in_turn = iter(answers)
+    return [None if question is None else next(in_turn) for question in column]
 
 
 async def _all_of(work: Sequence[Coroutine[Any, Any, Sequence[Any]]]) -> list[Sequence[Any]]:
