@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from _oauth2_m2m.errors import TemporarilyUnavailable
-from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.group_commit import GroupCommit, together
 
 LARGEST_BATCH = 4
 MOST_WAITING = 9
@@ -577,5 +577,159 @@ def test_the_failure_says_nothing_of_its_cause_to_the_caller() -> None:
             await GroupCommit(command).ask(1)
         assert refusal.value.description == TemporarilyUnavailable.default
         assert refusal.value.__suppress_context__
+
+    run(scenario())
+
+
+# Several commands as one
+
+NAMES = "abc"
+QUESTIONS = st.lists(st.tuples(*(st.none() | st.integers(0, 9) for _ in NAMES)), max_size=12)
+
+
+@dataclass
+class Part:
+    """A command that `together` sends beside others; it ends when the test says so."""
+
+    name: str
+    calls: list[list[int]] = field(default_factory=list)
+    end: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+    failure: Exception | None = None
+    too_many: int = 0  # how many answers more than questions; less than none for missing ones
+
+    async def __call__(self, questions: Sequence[int]) -> Sequence[str | None]:
+        """Answer `name` and the question; 0 is answered by nothing, as good as any answer."""
+        self.calls.append(list(questions))
+        await self.end.wait()
+        self.ended = True
+        if self.failure is not None:
+            raise self.failure
+        answers = [self.answer_to(question) for question in questions]
+        return answers[: self.too_many] if self.too_many < 0 else answers + ["?"] * self.too_many
+
+    def answer_to(self, question: int) -> str | None:
+        """The answer that belongs to a question."""
+        return f"{self.name}{question}" if question else None
+
+
+async def answer_of(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def ended_parts() -> list[Part]:
+    """Commands that wait for nothing."""
+    parts = [Part(name) for name in NAMES]
+    for part in parts:
+        part.end.set()
+    return parts
+
+
+@given(QUESTIONS)
+@example([(None, None, None)])
+@example([(1, None, 0), (None, None, 0), (0, None, 3)])
+def test_each_part_of_a_question_reaches_its_own_command(
+    questions: list[tuple[int | None, ...]],
+) -> None:
+    """In order and in place, whoever asks what; and a command that nobody asks is not called."""
+
+    async def scenario() -> None:
+        parts = ended_parts()
+        group: GroupCommit[Any, Any] = GroupCommit(together(*parts))
+        answers = [group.ask(question) for question in questions]
+        for question, answer in zip(questions, answers, strict=True):
+            assert await answer == tuple(
+                None if asked is None else part.answer_to(asked)
+                for part, asked in zip(parts, question, strict=True)
+            )
+        for place, part in enumerate(parts):
+            asked = [question[place] for question in questions if question[place] is not None]
+            assert part.calls == ([asked] if asked else [])
+
+    run(scenario())
+
+
+def test_commands_are_sent_side_by_side() -> None:
+    """All of them are on their way before the first one ends, and the slowest one decides."""
+
+    async def scenario() -> None:
+        parts = [Part(name) for name in NAMES]
+        group: GroupCommit[Any, Any] = GroupCommit(together(*parts))
+        answer = asyncio.ensure_future(answer_of(group.ask((1, 2, 3))))
+        await settle()
+        assert [part.calls for part in parts] == [[[1]], [[2]], [[3]]]
+        for part in reversed(parts):
+            assert not answer.done()
+            part.end.set()
+            await settle()
+        assert answer.result() == ("a1", "b2", "c3")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("failing", range(len(NAMES)))
+def test_one_failing_command_fails_the_batch_when_all_have_ended(failing: int) -> None:
+    """Nothing is under way any more when the error arrives, and the next batch is none the worse.
+
+    Those of the batch that did not ask the failing command get the error too.
+    """
+
+    async def scenario() -> None:
+        parts = [Part(name) for name in NAMES]
+        parts[failing].failure = ValueError("a document with a secret in it")
+        group: GroupCommit[Any, Any] = GroupCommit(together(*parts))
+        without = tuple(None if place == failing else 9 for place in range(len(NAMES)))
+        waiters = [asyncio.ensure_future(answer_of(group.ask(q))) for q in [(1, 2, 3), without]]
+        await settle()
+        parts[failing].end.set()
+        await settle()
+        assert parts[failing].ended
+        assert [waiter.done() for waiter in waiters] == [False, False]
+        behind = asyncio.ensure_future(answer_of(group.ask((4, 5, 6))))
+        parts[failing].failure = None
+        for part in parts:
+            part.end.set()
+        await settle()
+        for waiter in waiters:
+            assert isinstance(waiter.exception(), TemporarilyUnavailable)
+        assert all(part.ended for part in parts)
+        assert await behind == ("a4", "b5", "c6")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("too_many", [-2, -1, 1])
+@pytest.mark.parametrize("wrong", range(len(NAMES)))
+def test_a_wrong_number_of_answers_is_an_error_for_the_whole_batch(
+    wrong: int, too_many: int
+) -> None:
+    """Whose answers they are nobody knows then: all get an error, and nobody waits for ever."""
+
+    async def scenario() -> None:
+        parts = ended_parts()
+        parts[wrong].too_many = too_many
+        group: GroupCommit[Any, Any] = GroupCommit(together(*parts))
+        waiters = [group.ask((n, n, n)) for n in (1, 2)]
+        for waiter in waiters:
+            with pytest.raises(TemporarilyUnavailable):
+                await asyncio.wait_for(answer_of(waiter), 5)
+
+    run(scenario())
+
+
+def test_cancelling_the_batch_ends_every_command() -> None:
+    """At shutdown no command of a batch goes on alone, and who waits learns of it."""
+
+    async def scenario() -> None:
+        parts = [Part(name) for name in NAMES]
+        group: GroupCommit[Any, Any] = GroupCommit(together(*parts))
+        before = asyncio.all_tasks()
+        waiter = asyncio.ensure_future(answer_of(group.ask((1, 2, 3))))
+        await settle()
+        for task in asyncio.all_tasks() - before - {waiter}:
+            task.cancel()
+        await settle()
+        assert asyncio.all_tasks() == before
+        assert isinstance(waiter.exception(), TemporarilyUnavailable)
 
     run(scenario())
