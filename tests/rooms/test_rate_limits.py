@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,146 @@ async def test_counting_is_by_id(
 
 async def _taken(room: RateLimits, key: str) -> int:
     return await room.taken(key)
+
+
+# Many windows at once
+
+#: A batch of as many windows as an instance counts together, or of the few that it counts apart.
+BATCH = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=12)
+MANY = st.permutations("abcdefg").flatmap(
+    lambda keys: BATCH.map(lambda more: [*keys[:5], *more])  # five at the least, some repeated
+)
+
+
+def assert_exact(batches: list[list[str]], answers: Sequence[Sequence[int]]) -> Counter[str]:
+    """Every key has each place from 1 once; a batch has its places in a row, in its order."""
+    found: dict[str, list[int]] = {}
+    for batch, places in zip(batches, answers, strict=True):
+        assert len(places) == len(batch)
+        mine: dict[str, list[int]] = {}
+        for key, place in zip(batch, places, strict=True):
+            mine.setdefault(key, []).append(place)
+        for key, row in mine.items():
+            assert row == list(range(row[0], row[0] + len(row)))
+            found.setdefault(key, []).extend(row)
+    for key, row in found.items():
+        assert sorted(row) == list(range(1, len(row) + 1)), key
+    return Counter({key: len(row) for key, row in found.items()})
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), MANY | BATCH), min_size=1, max_size=8))
+@settings(max_examples=20)
+def test_batches_of_many_windows_are_exact(
+    database: Database[Any], calls: list[tuple[int, list[str]]]
+) -> None:
+    """However instances count the same windows at once, together or apart, no place is lost."""
+    database.rate_limits.delete_many({})
+    rooms = [RateLimits(Storage(database)) for _ in range(3)]
+
+    async def take_all() -> list[Sequence[int]]:
+        work = (rooms[n].take_all([(key, NOW) for key in batch]) for n, batch in calls)
+        return await asyncio.gather(*work)
+
+    batches = [batch for _, batch in calls]
+    taken = assert_exact(batches, asyncio.run(take_all()))
+    assert {d["_id"]: d["count"] for d in database.rate_limits.find()} == taken
+
+
+async def test_a_flood_of_many_windows_is_exact_and_notes_few_names(
+    mongo_url: str, database_name: str, database: Database[Any]
+) -> None:
+    """Four workers, three calls at a time each: a window notes twelve names at the most.
+
+    However many batches there were; and nothing else is written but what the contract names.
+    """
+    workers, at_once, rounds = 4, 3, 25
+    clients = [AsyncMongoClient[Any](mongo_url) for _ in range(workers)]
+    rooms = [RateLimits(Storage(client[database_name])) for client in clients]
+    batches: list[list[str]] = []
+    answers: list[Sequence[int]] = []
+
+    async def work(room: RateLimits, first: int) -> None:
+        for number in range(rounds):
+            keys = [f"window-{(first + number + n) % 9}" for n in range(6)] * 2
+            batches.append(keys)
+            place = len(answers)
+            answers.append([])
+            answers[place] = await room.take_all([(key, NOW) for key in keys])
+
+    calls = [work(room, call) for room in rooms for call in range(at_once)]
+    await asyncio.gather(*calls)
+    taken = assert_exact(batches, answers)
+    assert taken.total() == workers * at_once * rounds * 12
+    documents = list(database.rate_limits.find())
+    assert {d["_id"]: d["count"] for d in documents} == taken
+    for document in documents:
+        assert document.keys() == {"_id", "count", "timestamp", "before"}
+        assert document["timestamp"] == NOW
+        assert 1 <= len(document["before"]) <= workers * at_once
+    assert len({name for d in documents for name in d["before"]}) <= workers * at_once
+    for client in clients:
+        await client.close()
+
+
+async def test_one_batch_after_another_notes_one_name(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """An instance whose calls do not overlap uses one name for all of its windows for ever."""
+    room = RateLimits(storage)
+    for _ in range(6):
+        await room.take_all([(key, NOW) for key in "abcde"])
+    names = [set(document["before"]) for document in database.rate_limits.find()]
+    assert len(names) == 5
+    assert len(set.union(*names)) == 1
+
+
+async def test_few_windows_note_no_name(storage: Storage, database: Database[Any]) -> None:
+    """A batch of one or two windows leaves the document of old behind, whatever came before it."""
+    room = RateLimits(storage)
+    assert await room.take_all([("a", NOW)] * 3) == [1, 2, 3]
+    assert await room.take_all([("a", NOW), ("b", NOW), ("a", NOW)]) == [4, 1, 5]
+    assert all(d.keys() == {"_id", "count", "timestamp"} for d in database.rate_limits.find())
+    assert await room.take_all([(key, NOW) for key in "cbcad"]) == [1, 2, 2, 6, 1]
+    later = NOW + timedelta(seconds=9)
+    assert await room.take_all([(key, later) for key in "abba"]) == [7, 3, 4, 8]
+    assert await room.take_all([(key, later) for key in "abef"]) == [9, 5, 1, 1]
+    began = {d["_id"]: d["timestamp"] for d in database.rate_limits.find()}
+    assert began == {**dict.fromkeys("abcd", NOW), **dict.fromkeys("ef", later)}
+
+
+async def test_places_given_back_are_taken_again(storage: Storage) -> None:
+    """Also of a window that was counted together with others."""
+    room = RateLimits(storage)
+    for _ in range(2):
+        assert await room.take_all([(key, NOW) for key in "abcdeaa"]) == [1, 1, 1, 1, 1, 2, 3]
+        await asyncio.gather(*(_give_back(room, key) for key in "abcdeaa"))
+    assert await room.look_up_all(list("abcdex")) == [0] * 6
+
+
+async def test_many_windows_cost_two_commands(
+    watched_storage: Storage, commands: Commands, database: Database[Any]
+) -> None:
+    """One that counts and one that reads, both by id, for a hundred windows."""
+    room = RateLimits(watched_storage)
+    database.rate_limits.insert_many(
+        {"_id": f"client-{n}", "count": n, "timestamp": NOW} for n in range(1_000)
+    )
+    keys = [f"client-{n}" for n in range(950, 1_050)]
+    commands.sent.clear()
+    places = await room.take_all([(key, NOW) for key in keys])
+    assert places == [n + 1 if n < 1_000 else 1 for n in range(950, 1_050)]
+    assert [next(iter(command)) for command in commands.sent] == ["update", "find"]
+    (find,) = commands.named("find")
+    (update,) = commands.named("update")
+    update["updates"] = update["updates"][:3] + update["updates"][-3:]
+    plans = commands.plans(database)
+    assert len(plans) == 7
+    assert not [plan for plan in plans if "COLLSCAN" in plan.stages]
+    assert max(plan.examined for plan in plans) <= len(find["filter"]["_id"]["$in"]) == 100
+
+
+async def _give_back(room: RateLimits, key: str) -> None:
+    await room.give_back(key)
 
 
 # The rules
