@@ -20,10 +20,11 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+from _oauth2_m2m.admission import Admission
 from _oauth2_m2m.credentials import SecretChecker
 from tests.conformance.conftest import Start
 from tests.expectations import expect_error
-from tests.machine import Document, Machine, audit, basic, new_machine, type_client
+from tests.machine import Document, Machine, Tokens, audit, basic, new_machine, type_client
 from tests.server import HOME, Server, running
 
 #: What a test needs of its minute, on a busy machine too.
@@ -486,6 +487,222 @@ async def test_malformed_requests_are_counted_too(start: Start) -> None:
         responses = [await http.post(path, content=b"\xff") for _ in range(3)]
         assert statuses(responses).keys() <= {status, 429}
     assert_refused(await http.post("/token", content=b"\xff"), 3)
+
+
+# --- A place that was taken ahead ---------------------------------------------------------------
+
+#: Where a client is made known, so that its budget at home is untouched.
+ELSEWHERE = "198.51.100.200"
+
+
+@pytest.fixture
+def expectations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each authentication, whether its place was taken ahead: so that a test knows it was."""
+    found: list[bool] = []
+    really_open = Admission.open
+
+    async def watched(*args: Any, expected: bool) -> Any:
+        found.append(expected)
+        return await really_open(*args, expected=expected)
+
+    monkeypatch.setattr(Admission, "open", watched)
+    return found
+
+
+async def warm(server: Server, machine: Machine, expectations: list[bool]) -> None:
+    """Let a worker find out that a client's secret is right."""
+    elsewhere = machine.using(http=server.http(ELSEWHERE))
+    await elsewhere.get_token()
+    await elsewhere.get_token()
+    assert expectations == [False, True]
+    expectations.clear()
+
+
+def budget(database: Database_, machine: Machine, ip: str = HOME) -> int | None:
+    """What a client's budget at an address has counted; nothing when it has no document."""
+    return counts(database).get(f"{machine.client_id}:{ip}")
+
+
+@pytest.mark.parametrize("method", ["basic", "post", "plain"])
+@pytest.mark.parametrize("is_warm", [True, False], ids=["warm", "cold"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "one by one"])
+async def test_a_limit_is_exact_for_a_client_known_or_new(
+    start: Start,
+    database: Database_,
+    expectations: list[bool],
+    method: str,
+    is_warm: bool,
+    at_once: bool,
+) -> None:
+    """N requests pass and the next ones do not, however the place of each was taken."""
+    server = await start()
+    machine = await new_machine(server, method=method, max_requests_per_minute=7)
+    if is_warm:
+        await warm(server, machine, expectations)
+    if at_once:
+        responses = await asyncio.gather(*(machine.ask_token() for _ in range(20)))
+    else:
+        responses = [await machine.ask_token() for _ in range(20)]
+        assert [r.status_code for r in responses] == [200] * 7 + [429] * 13
+    assert statuses(responses) == {200: 7, 429: 13}
+    assert expectations[0] is is_warm
+    assert budget(database, machine) == 20
+    assert not [key for key in counts(database) if key.startswith("~")]
+
+
+async def test_what_a_known_client_does_wrong_takes_one_place(
+    start: Start, database: Database_, expectations: list[bool]
+) -> None:
+    """A refused scope, grant or refresh token is one request of its budget, and no failure."""
+    server = await start()
+    machine = await new_machine(server)
+    await warm(server, machine, expectations)
+    assert (await machine.ask_token("admin")).status_code == 400
+    assert (await machine.post("/token", grant_type="implicit")).status_code == 400
+    assert (await machine.ask_refresh("m2mr_unknown")).status_code == 400
+    assert (await machine.revoke("no token at all")).status_code == 200
+    assert expectations == [True] * 4
+    assert counts(database) == {
+        f"{machine.client_id}:{ELSEWHERE}": 2,
+        f"{machine.client_id}:{HOME}": 4,
+    }
+
+
+@pytest.mark.parametrize(
+    "stop", ["rotated", "disabled", "removed", "moved away", "expired", "malformed"]
+)
+@pytest.mark.parametrize("used", [0, 3], ids=["budget untouched", "budget in use"])
+async def test_a_known_client_that_was_stopped_leaves_its_budget_as_it_was(
+    start: Start, database: Database_, expectations: list[bool], stop: str, used: int
+) -> None:
+    """401 for each, counted as failures only, also when many come before the worker has learnt."""
+    server = await start()
+    machine = await new_machine(server)
+    await warm(server, machine, expectations)
+    for _ in range(used):
+        await machine.get_token()
+    expectations.clear()
+    changes: dict[str, Document] = {
+        "moved away": {"allowed_networks": ["203.0.113.0/24"]},
+        "expired": {"client_secret": None, "secrets": []},
+        "malformed": {"scopes": "read"},
+    }
+    if stop == "rotated":
+        await server.m2m.clients.rotate_secret(machine.client_id)
+    elif stop == "disabled":
+        await server.m2m.clients.disable(machine.client_id)
+    elif stop == "removed":
+        await server.m2m.clients.remove(machine.client_id)
+    else:
+        database["clients"].update_one({"client_id": machine.client_id}, {"$set": changes[stop]})
+    responses = await asyncio.gather(*(machine.ask_token() for _ in range(20)))
+    assert any(expectations), "no place was taken ahead"
+    expectations.clear()
+    responses += [await machine.ask_token() for _ in range(5)]
+    assert not any(expectations), "a worker does not expect again what was refused"
+    assert statuses(responses) == {401: 25}
+    assert (budget(database, machine) or 0) == used
+    failures = {key: n for key, n in counts(database).items() if key.startswith("~")}
+    assert list(failures.values()) == [25]
+    assert len(audit(database, event_type="login_failure")) == 25
+
+
+async def test_a_rotated_clients_budget_is_all_its_own(
+    start: Start, database: Database_, expectations: list[bool]
+) -> None:
+    """After requests with the old secret the new one has the whole limit, to the last place."""
+    server = await start()
+    machine = await new_machine(server, max_requests_per_minute=4)
+    await warm(server, machine, expectations)
+    registered = await server.m2m.clients.rotate_secret(machine.client_id)
+    assert statuses([await machine.ask_token() for _ in range(9)]) == {401: 9}
+    renewed = machine.using(client_secret=registered.client_secret)
+    assert statuses([await renewed.ask_token() for _ in range(9)]) == {200: 4, 429: 5}
+    assert budget(database, machine) == 9
+
+
+async def test_during_an_overlap_both_secrets_share_one_budget(
+    start: Start, database: Database_, expectations: list[bool]
+) -> None:
+    """A known secret and a new one take their places from the same count."""
+    server = await start()
+    machine = await new_machine(server, max_requests_per_minute=6)
+    await warm(server, machine, expectations)
+    overlap = timedelta(hours=1)
+    registered = await server.m2m.clients.rotate_secret(machine.client_id, overlap=overlap)
+    renewed = machine.using(client_secret=registered.client_secret)
+    responses = [await m.ask_token() for m in (machine, renewed) * 5]
+    assert expectations[:4] == [True, False, True, True]
+    assert [r.status_code for r in responses] == [200] * 6 + [429] * 4
+    assert budget(database, machine) == 10
+
+
+async def test_a_client_that_works_again_is_counted_exactly(
+    start: Start, database: Database_, expectations: list[bool]
+) -> None:
+    """Disabled and enabled again: every request that was admitted is in the count, once."""
+    server = await start()
+    machine = await new_machine(server, max_requests_per_minute=5)
+    await warm(server, machine, expectations)
+    await machine.get_token()
+    await server.m2m.clients.disable(machine.client_id)
+    assert statuses([await machine.ask_token() for _ in range(4)]) == {401: 4}
+    await server.m2m.clients.enable(machine.client_id)
+    assert statuses([await machine.ask_token() for _ in range(6)]) == {200: 4, 429: 2}
+    assert budget(database, machine) == 7
+
+
+async def test_a_full_bucket_of_failures_leaves_a_known_clients_budget_as_it_was(
+    start: Start, database: Database_, expectations: list[bool]
+) -> None:
+    """Somebody's guesses at an address bar the client there, but they cost it no place."""
+    server = await start(MAX_REQUESTS_PER_MINUTE=3)
+    machine = await new_machine(server, max_requests_per_minute=6)
+    await warm(server, machine, expectations)
+    await machine.get_token()
+    for _ in range(3):
+        assert (await wrong_secret(machine.http, machine.client_id)).status_code == 401
+    before = counts(database)
+    expectations.clear()
+    responses = [await machine.ask_token() for _ in range(4)]
+    responses += await asyncio.gather(*(machine.ask_token() for _ in range(20)))
+    assert all(expectations)
+    for response in responses:
+        assert_refused(response, 3)
+    assert counts(database) == before
+    assert budget(database, machine) == 1
+    elsewhere = machine.using(http=server.http(ELSEWHERE))
+    assert statuses([await elsewhere.ask_token() for _ in range(6)]) == {200: 4, 429: 2}
+
+
+@pytest.mark.parametrize("method", ["basic", "plain"])
+async def test_a_client_without_a_limit_is_not_counted(
+    start: Start, database: Database_, expectations: list[bool], method: str
+) -> None:
+    """Limit 0: no document for its budget, neither for its first request nor for later ones."""
+    server = await start()
+    machine = await new_machine(server, method=method, max_requests_per_minute=0)
+    responses = [await machine.ask_token() for _ in range(4)]
+    responses += await asyncio.gather(*(machine.ask_token() for _ in range(20)))
+    responses += [await machine.call(Tokens.of(responses[0]))]
+    assert statuses(responses) == {200: 25}
+    assert counts(database) == {}
+
+
+async def test_a_known_client_whose_limit_was_lifted_is_counted_no_more(
+    start: Start, database: Database_, expectations: list[bool]
+) -> None:
+    """Limit 0 from now on: no document for its budget; and with a limit again it is exact."""
+    server = await start()
+    machine = await new_machine(server, max_requests_per_minute=5)
+    await warm(server, machine, expectations)
+    mine = {"client_id": machine.client_id}
+    database["clients"].update_one(mine, {"$set": {"max_requests_per_minute": 0}})
+    assert statuses([await machine.ask_token() for _ in range(8)]) == {200: 8}
+    assert not budget(database, machine)
+    database["clients"].update_one(mine, {"$set": {"max_requests_per_minute": 5}})
+    assert statuses([await machine.ask_token() for _ in range(8)]) == {200: 5, 429: 3}
+    assert budget(database, machine) == 8
 
 
 # --- The audit of refusals ----------------------------------------------------------------------
