@@ -147,6 +147,25 @@ async def test_a_trailing_slash_is_refused_wherever_the_endpoints_are(
                     expect_error(response, 404, "invalid_request")
 
 
+async def test_a_catch_all_gets_no_trailing_slash_of_ours(m2m: OAuth2M2M) -> None:
+    """An app that answers every path, as for a single page, answers none of these."""
+
+    def place(app: FastAPI, m2m: OAuth2M2M) -> None:
+        app.include_router(m2m.router, prefix="/auth")
+
+        async def page() -> str:
+            return "the page"
+
+        app.add_api_route("/{path:path}", page, methods=[*METHODS])
+
+    async with client_of(m2m, place) as http:
+        for method in METHODS:
+            assert (await http.request(method, "/any/token/")).json() == "the page"
+            for path in (*POSTS, *GETS):
+                response = await http.request(method, f"/auth{path}/")
+                expect_error(response, 404, "invalid_request")
+
+
 @everywhere
 async def test_a_wrong_method_is_refused_wherever_the_endpoints_are(
     m2m: OAuth2M2M, place: Place, prefix: str
