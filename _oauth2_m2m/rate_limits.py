@@ -122,7 +122,7 @@ class RateLimits:
             found = await self._counts.find({"_id": {"$in": keys}}, [noted])
         finally:
             self._names.append(name)
-        before = {document["_id"]: int(document["before"][name]) for document in found}
+        before = {d["_id"]: int(d["before"][name]) for d in found if name in d.get("before", {})}
         if len(before) < len(windows):
             raise TemporarilyUnavailable(detail="a failover has lost rate counts")
         return [before[window.key] for window in windows]

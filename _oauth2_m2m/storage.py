@@ -49,6 +49,8 @@ _CODEC: CodecOptions[Document] = CodecOptions(
 )
 _DURABLE = WriteConcern(w="majority", j=True)
 _QUICK = WriteConcern(w=1)
+#: By itself MongoDB sends the first 101 documents, and the others when asked again.
+_IN_ONE_ANSWER = 10_000
 _DUPLICATE_KEY = 11000
 _INDEX_EXISTS_DIFFERENTLY = frozenset({85, 86})
 
@@ -122,7 +124,9 @@ class Collection:
         self, query: Mapping[str, Any], fields: Sequence[str] | None = None
     ) -> list[Document]:
         """The documents that match, all of them: the query must bound itself."""
-        documents: list[Document] = await self._do(lambda c: c.find(query, fields).to_list())
+        documents: list[Document] = await self._do(
+            lambda c: c.find(query, fields, batch_size=_IN_ONE_ANSWER).to_list()
+        )
         return documents
 
     async def page(

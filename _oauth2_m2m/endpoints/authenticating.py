@@ -49,8 +49,9 @@ async def authenticated_client(
             await admission.give_back(attempt, presented.client_id, place)
         raise
     counted = client.limit(settings) > 0
-    if counted != expected:
+    if counted != expected:  # seen for the first time, or its limit was lifted or set meanwhile
         authentication.expect(presented, good=counted)
+        await admission.give_back(attempt, client.client_id, place)
     await admission.charge(attempt, client, settings, place)
     return client
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from functools import cached_property
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from _oauth2_m2m.deadlines import Deadline
@@ -88,15 +87,22 @@ class OAuthRoute(APIRoute):
 class OAuthRouter(APIRouter):
     """The router of the endpoints, which all other requests of the app pass quickly."""
 
-    @cached_property
-    def _last_segments(self) -> frozenset[str]:
-        return frozenset(_last_segment(route.path) for route in self.routes)  # type: ignore[attr-defined]
+    _seen = 0
+    _ours: frozenset[str] | None = None
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FastAPI's hook: whether one of the routes may be meant, whatever the router's prefix."""
-        if _last_segment(scope.get("path", "").rstrip("/")) not in self._last_segments:
+        if self._seen != len(self.routes):
+            self._seen, self._ours = len(self.routes), _last_segments(self.routes)
+        if self._ours and _last_segment(scope.get("path", "").rstrip("/")) not in self._ours:
             return Match.NONE, {}
         return super().matches(scope)
+
+
+def _last_segments(routes: Sequence[BaseRoute]) -> frozenset[str] | None:
+    """How the paths of these routes end; nothing when somebody added a route of another kind."""
+    ours = [route for route in routes if isinstance(route, OAuthRoute)]
+    return frozenset(_last_segment(r.path) for r in ours) if len(ours) == len(routes) else None
 
 
 def _last_segment(path: str) -> str:
