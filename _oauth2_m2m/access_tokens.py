@@ -164,37 +164,27 @@ class TokenReader:
         self._settings: Settings | None = None
         self._tokens: OrderedDict[bytes, AccessToken | None] = OrderedDict()  # None is revoked
 
-    def recall(self, text: str, settings: Settings, now: datetime) -> AccessToken | None:
-        """A token that was read before; nothing when it has to be read.
-
-        Raises:
-            InvalidToken: it was seen revoked, or has expired.
-        """
-        if settings is not self._settings:
-            self._tokens.clear()
-            self._settings = settings
-        digest = _digest(text)
-        known = self._tokens.get(digest)
-        if known is None:
-            if digest in self._tokens:
-                raise InvalidToken(detail="revoked")
-            return None
-        if now >= known.expires_at + settings.leeway:
-            del self._tokens[digest]
-            raise InvalidToken(detail="expired")
-        return known
-
     def read(self, text: str, *, settings: Settings, keys: KeyRing, now: datetime) -> AccessToken:
         """As `read_access_token`.
 
         Raises:
             InvalidToken: it is malformed, not ours, or expired.
         """
-        token = self.recall(text, settings, now)
-        if token is None:
+        if settings is not self._settings:
+            self._tokens.clear()
+            self._settings = settings
+        digest = _digest(text)
+        if digest not in self._tokens:
             token = read_access_token(text, settings=settings, keys=keys, now=now)
-            self._remember(_digest(text), token)
-        return token
+            self._remember(digest, token)
+            return token
+        known = self._tokens[digest]
+        if known is None:
+            raise InvalidToken(detail="revoked")
+        if now >= known.expires_at + settings.leeway:
+            del self._tokens[digest]
+            raise InvalidToken(detail="expired")
+        return known
 
     def note_revoked(self, text: str) -> None:
         """Learn that a token was revoked."""

@@ -171,13 +171,11 @@ class Admission:
         Raises:
             RateLimitExceeded: the token is good, but the budget is used up.
         """
-        if not limit:
-            revoked, _ = await self._check.ask((question, None))
-            return bool(revoked)
         key = attempt.budget_key(client.client_id)
-        revoked, place = await self._check.ask((question, (key, attempt.now)))
+        place_wanted = (key, attempt.now) if limit else None
+        revoked, place = await self._check.ask((question, place_wanted))
         if revoked:  # a dead token is no claim on the budget
-            await self._limits.give_back(key)
+            await self.give_back(attempt, client.client_id, place)
             return True
         check_place(place, limit, key, attempt.now, client.client_id)
         return False

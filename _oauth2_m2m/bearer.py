@@ -105,7 +105,7 @@ class AccessTokenGuard(SecurityBase):
         services = self._services
         try:
             with REQUEST_DEADLINE():
-                settings = services.at_hand() or await services.ready()
+                settings = await services.ready()
                 attempt = attempt_at_route(caller_of(request), settings)
                 try:
                     return await check(attempt, settings)
@@ -129,14 +129,9 @@ class AccessTokenGuard(SecurityBase):
 
     async def _check(self, text: str, attempt: Attempt, settings: Settings) -> AccessToken:
         services = self._services
-        token = services.reader.recall(text, settings, attempt.now)
-        if token is None:
-            token = await services.read_access_token(text, settings, attempt.now)
+        token = await services.read_access_token(text, settings, attempt.now)
         attempt.client_id, attempt.jti = token.client_id, token.jti
-        clients = services.clients
-        client = clients.known_holder(token.client_id, token.epoch)
-        if client is None:
-            client = await clients.holder(token.client_id, token.epoch)
+        client = await services.clients.holder(token.client_id, token.epoch)
         if client is None:
             raise InvalidToken(detail="the client is disabled, removed or made anew")
         question = _marks(token, text, settings)

@@ -214,20 +214,13 @@ class Clients:
         """A client's document as it stands in the database after this call."""
         return self._find.ask(client_id)
 
-    def known_holder(self, client_id: str, epoch: str) -> Client | None:
-        """What `holder` remembers; nothing when it has to ask."""
-        read_at, known = self._remembered.get(client_id, (0.0, None))
-        if known and known.epoch == epoch and time.monotonic() - read_at < _REMEMBERED_SECONDS:
-            return known
-        return None
-
     async def holder(self, client_id: str, epoch: str) -> Client | None:
         """The client that may use a live token of this epoch, as it stood at most 30 s ago.
 
         Only good news is remembered: a client that was enabled again works at once.
         """
-        known = self.known_holder(client_id, epoch)
-        if known is not None:
+        read_at, known = self._remembered.get(client_id, (0.0, None))
+        if known and known.epoch == epoch and time.monotonic() - read_at < _REMEMBERED_SECONDS:
             return known
         document = await self.find(client_id)
         try:

@@ -113,15 +113,11 @@ class RateLimits:
         name that nobody else uses meanwhile, what it had counted before us, and is read afterwards.
         """
         name = self._unused_name()
-        try:
-            await self._counts.upsert(
-                [({"_id": window.key}, window.update(name)) for window in windows]
-            )
-            noted = f"before.{name}"
-            keys = [window.key for window in windows]
-            found = await self._counts.find({"_id": {"$in": keys}}, [noted])
-        finally:
-            self._names.append(name)
+        await self._counts.upsert([({"_id": w.key}, w.update(name)) for w in windows])
+        keys = [window.key for window in windows]
+        found = await self._counts.find({"_id": {"$in": keys}}, [f"before.{name}"])
+        # Not after a failure: an update that was given up may still be on its way.
+        self._names.append(name)
         before = {d["_id"]: int(d["before"][name]) for d in found if name in d.get("before", {})}
         if len(before) < len(windows):
             raise TemporarilyUnavailable(detail="a failover has lost rate counts")

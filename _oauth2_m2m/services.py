@@ -52,10 +52,6 @@ class Services:
         self._prepared = False
         self._prepare_once = GroupCommit(self._prepare_for_all)
 
-    def at_hand(self) -> Settings | None:
-        """The current settings where nothing has to be waited for; else ask `ready`."""
-        return self._settings.at_hand() if self._prepared else None
-
     async def ready(self) -> Settings:
         """The current settings, once the database is prepared; prepares it at the first call.
 

@@ -67,13 +67,11 @@ class SettingsSource:
         self._remember(settings, document)
         return settings
 
-    def at_hand(self, seconds: float = REMEMBERED_SECONDS) -> Settings | None:
-        """The settings, if they were read at most that many seconds ago."""
-        return self.last_good if time.monotonic() - self._read_at < seconds else None
-
     async def current(self, seconds: float = REMEMBERED_SECONDS) -> Settings:
         """The settings, read at most that many seconds ago."""
-        return self.at_hand(seconds) or await self._reread.ask(None)
+        if self.last_good is not None and time.monotonic() - self._read_at < seconds:
+            return self.last_good
+        return await self._reread.ask(None)
 
     async def _refresh(self, questions: Sequence[None]) -> Sequence[Settings]:
         if self.last_good is None:
