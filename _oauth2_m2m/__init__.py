@@ -13,6 +13,7 @@ ORDER: tuple[str, ...] = (
     "forms",
     "credentials",
     "signatures",
+    "compact_tokens",
     "group_commit",
     "storage",
     "audit",

@@ -7,32 +7,34 @@ here, with a key and an algorithm that were chosen here.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
+from _oauth2_m2m.compact_tokens import (
+    audience_claim,
+    claim,
+    encoded,
+    moment_claim,
+    parse_compact,
+    signed,
+    text_claim,
+)
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import make_id
 from _oauth2_m2m.errors import InvalidScope, InvalidToken, UnknownKey
-from _oauth2_m2m.forms import parse_json
 from _oauth2_m2m.keys import KeyRing
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
-from _oauth2_m2m.signatures import b64url_decode, b64url_encode
-
-T = TypeVar("T")
+from _oauth2_m2m.signatures import VerifyingKey
 
 TOKEN_TYPE = "at+jwt"
-LONGEST_TOKEN = 16_384
-_LATEST_MOMENT = 253_370_764_800  # the year 9999, the last that Python can hold, begins
-_SHORTEST_JTI, _LONGEST_ID = 1, 255
+#: Resources that one token may be meant for.
+MOST_AUDIENCES = 10
 _MOST_REMEMBERED = 10_000
-
-_compact_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,10 @@ class AccessToken:
         jti: its id, by which it can be revoked.
         issued_at, expires_at: its life, in UTC.
         claims: everything that it says, read-only.
+        audience: the resources that it is meant for.
+        kid: the key that signed it.
+        jkt: the thumbprint of the key that its holder must prove to have; `None` for a bearer
+            token. RFC 9449 section 6.
     """
 
     client_id: str
@@ -55,6 +61,9 @@ class AccessToken:
     issued_at: datetime
     expires_at: datetime
     claims: Mapping[str, Any]
+    audience: tuple[str, ...] = ()
+    kid: str = ""
+    jkt: str | None = None
 
     @property
     def family_id(self) -> str | None:
@@ -74,11 +83,13 @@ class SignedToken:
     Attributes:
         text: the compact serialization, to be handed out.
         jti: its id.
+        expires_at: when it expires, in seconds since 1970.
         lifetime: how long it is good for.
     """
 
     text: str
     jti: str
+    expires_at: int
     lifetime: timedelta
 
 
@@ -93,6 +104,8 @@ def sign_access_token(
     lifetime: timedelta,
     epoch: str = "",
     family_id: str | None = None,
+    audience: Sequence[str] = (),
+    jkt: str | None = None,
 ) -> SignedToken:
     """Make an access token. RFC 9068 section 2.
 
@@ -106,13 +119,15 @@ def sign_access_token(
         lifetime: how long it is good for.
         epoch: the client's epoch, if it has one.
         family_id: the chain of refresh tokens that it comes with, if any.
+        audience: the resources that it is meant for; else the settings' audience.
+        jkt: the thumbprint of the key that it is bound to, if it is. RFC 9449 section 6.1.
     """
     issued_at = int(now.timestamp())
     claims: dict[str, Any] = {
         "iss": settings.issuer,
         "sub": client_id,
         "client_id": client_id,
-        "aud": settings.audience,
+        "aud": settings.audience if not audience else _one_or_all(audience),
         "iat": issued_at,
         "exp": issued_at + int(lifetime.total_seconds()),
         "jti": make_id(),
@@ -123,65 +138,94 @@ def sign_access_token(
         claims["epoch"] = epoch
     if family_id is not None:
         claims["family_id"] = family_id
+    if jkt is not None:
+        claims["cnf"] = {"jkt": jkt}
     key = keys.signing
-    message = _header(key.algorithm, key.kid) + b"." + _segment(claims)
-    text = message + b"." + b64url_encode(key.sign(message))
-    return SignedToken(text.decode("ascii"), claims["jti"], lifetime)
+    text = signed(_header(key.algorithm, key.kid), claims, key)
+    return SignedToken(text, claims["jti"], claims["exp"], lifetime)
 
 
 def read_access_token(
-    text: str, *, settings: Settings, keys: KeyRing, now: datetime
+    text: str,
+    *,
+    issuer: str,
+    keys: Mapping[str, VerifyingKey],
+    now: datetime,
+    leeway: timedelta = timedelta(0),
 ) -> AccessToken:
     """Read an access token and check everything that can be checked without the database.
 
     Args:
         text: the compact serialization, as it was presented.
-        settings: whose issuer, audience and leeway count.
-        keys: the keys that may have signed it.
+        issuer: who must have issued it.
+        keys: the keys that may have signed it, by their `kid`.
         now: the moment to judge it at.
+        leeway: how long after its expiry it is still taken.
+
+    Returns:
+        The token. Whom it is meant for is for the caller to compare, see `check_audience`.
 
     Raises:
         UnknownKey: it names a key that is not among these.
-        InvalidToken: it is malformed, not ours, or expired; `detail` says which. Whether it was
-            revoked is for the database to say.
+        InvalidToken: it is malformed, not this issuer's, or expired; `detail` says which. Whether
+            it was revoked is for the database to say.
     """
     try:
-        return _read(text, settings, keys, now)
+        return _read(text, issuer, keys, now, leeway)
     except ValueError as fault:
         raise InvalidToken(detail=str(fault)) from None
+
+
+def check_audience(token: AccessToken, audience: str) -> None:
+    """Whether a token is meant for this resource. RFC 9068 section 4.
+
+    Raises:
+        InvalidToken: it is not.
+    """
+    if audience not in token.audience:
+        raise InvalidToken(detail="aud is not this audience")
 
 
 class TokenReader:
     """Reads access tokens, and remembers the ones that it has read.
 
     A token that is presented again is not verified again: the same bytes have the same signature.
-    Only that is remembered, under a digest, and only as long as the settings stay; expiry is judged
+    Only that is remembered, under a digest, and only as long as the keys stay; expiry is judged
     every time, and revocation is for the database. The other way round, a token that was seen
     revoked stays so: it is refused here, before it can take anything of its client's budget.
     """
 
     def __init__(self) -> None:
-        self._settings: Settings | None = None
+        self._issuer: str | None = None
+        self._keys: Mapping[str, VerifyingKey] = {}
         self._tokens: OrderedDict[bytes, AccessToken | None] = OrderedDict()  # None is revoked
 
-    def read(self, text: str, *, settings: Settings, keys: KeyRing, now: datetime) -> AccessToken:
+    def read(
+        self,
+        text: str,
+        *,
+        issuer: str,
+        keys: Mapping[str, VerifyingKey],
+        now: datetime,
+        leeway: timedelta = timedelta(0),
+    ) -> AccessToken:
         """As `read_access_token`.
 
         Raises:
-            InvalidToken: it is malformed, not ours, or expired.
+            InvalidToken: it is malformed, not this issuer's, or expired.
         """
-        if settings is not self._settings:
+        if keys is not self._keys or issuer != self._issuer:
             self._tokens.clear()
-            self._settings = settings
+            self._keys, self._issuer = keys, issuer
         digest = _digest(text)
         if digest not in self._tokens:
-            token = read_access_token(text, settings=settings, keys=keys, now=now)
+            token = read_access_token(text, issuer=issuer, keys=keys, now=now, leeway=leeway)
             self._remember(digest, token)
             return token
         known = self._tokens[digest]
         if known is None:
             raise InvalidToken(detail="revoked")
-        if now >= known.expires_at + settings.leeway:
+        if now >= known.expires_at + leeway:
             del self._tokens[digest]
             raise InvalidToken(detail="expired")
         return known
@@ -200,46 +244,37 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _read(text: str, settings: Settings, keys: KeyRing, now: datetime) -> AccessToken:
-    # (1) Compact serialization, bounded, each part in its one spelling. RFC 7515 section 7.1
-    if len(text) > LONGEST_TOKEN:
-        raise ValueError(f"longer than {LONGEST_TOKEN} characters")
-    if not text.isascii():
-        raise ValueError("not ASCII")
-    parts = text.encode("ascii").split(b".")
-    if len(parts) != 3:
-        raise ValueError("not a JWT of three parts")
-    header = _json_object(parts[0])
-    signature = b64url_decode(parts[2])
+def _read(
+    text: str,
+    issuer: str,
+    keys: Mapping[str, VerifyingKey],
+    now: datetime,
+    leeway: timedelta,
+) -> AccessToken:
+    # (1) Compact serialization, bounded, each part in its one spelling; no crit.
+    token = parse_compact(text)
 
     # (2) The header names a key; the key chooses the algorithm. RFC 8725 section 3.1.
     #     Keys that the header brings along (jku, jwk, x5u, x5c) are never looked at.
-    if "crit" in header:
-        raise ValueError("crit is not supported")
-    if header.get("typ") != TOKEN_TYPE:
+    if token.header.get("typ") != TOKEN_TYPE:
         raise ValueError("not an access token: typ is not at+jwt")
-    kid = header.get("kid")
-    key = keys.verifying.get(kid) if isinstance(kid, str) else None
+    kid = token.header.get("kid")
+    key = keys.get(kid) if isinstance(kid, str) else None
     if key is None:
         raise UnknownKey(detail="signed by an unknown key")
-    if header.get("alg") != key.algorithm:
-        raise ValueError("alg is not the key's")
 
     # (3) The signature holds: from here on the claims are worth reading.
-    if not key.verify(parts[0] + b"." + parts[1], signature):
-        raise ValueError("the signature does not verify")
-    claims = _json_object(parts[1])
+    claims = token.claims_verified_by(key)
 
-    # (4) Issued by us and meant for us. RFC 9068 section 4
-    if _claim(claims, "iss", str) != settings.issuer:
+    # (4) Issued by us. Whom it is meant for is asked every time it is presented.
+    if claim(claims, "iss", str) != issuer:
         raise ValueError("iss is not this issuer")
-    if _claim(claims, "aud", str) != settings.audience:
-        raise ValueError("aud is not this audience")
+    audience = audience_claim(claims, MOST_AUDIENCES)
 
     # (5) In time. No nbf check, for we never issue one; and none of iat: a token from a host
     #     whose clock runs a little ahead is no worse for it.
-    issued_at, expires_at = _moment(claims, "iat"), _moment(claims, "exp")
-    if now >= expires_at + settings.leeway:
+    issued_at, expires_at = moment_claim(claims, "iat"), moment_claim(claims, "exp")
+    if now >= expires_at + leeway:
         raise ValueError("expired")
 
     # (6) The rest, each claim with its type. RFC 9068 section 2.2
@@ -247,73 +282,57 @@ def _read(text: str, settings: Settings, keys: KeyRing, now: datetime) -> Access
         client_id=_client_id(claims),
         scopes=_scope(claims),
         roles=_roles(claims),
-        jti=_text(claims, "jti"),
+        jti=text_claim(claims, "jti"),
         issued_at=issued_at,
         expires_at=expires_at,
         claims=_with_private_claims(claims),
+        audience=audience,
+        kid=key.kid,
+        jkt=_jkt(claims),
     )
 
 
 @lru_cache(maxsize=8)
 def _header(algorithm: str, kid: str) -> bytes:
-    return _segment({"typ": TOKEN_TYPE, "alg": algorithm, "kid": kid})
+    return encoded({"typ": TOKEN_TYPE, "alg": algorithm, "kid": kid})
 
 
-def _segment(members: Mapping[str, Any]) -> bytes:
-    return b64url_encode(_compact_json(members).encode())
-
-
-def _json_object(segment: bytes) -> dict[str, Any]:
-    value = parse_json(b64url_decode(segment))
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
-
-
-def _claim(claims: Mapping[str, Any], name: str, kind: type[T]) -> T:
-    value = claims.get(name)
-    # bool is an int to Python, and to nobody else.
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{name} is missing or of the wrong type")
-    return value
-
-
-def _text(claims: Mapping[str, Any], name: str) -> str:
-    value = _claim(claims, name, str)
-    if not _SHORTEST_JTI <= len(value) <= _LONGEST_ID:
-        raise ValueError(f"{name} is empty or too long")
-    return value
-
-
-def _moment(claims: Mapping[str, Any], name: str) -> datetime:
-    seconds = _claim(claims, name, int)
-    if not 0 <= seconds <= _LATEST_MOMENT:
-        raise ValueError(f"{name} is no moment")
-    return datetime.fromtimestamp(seconds, UTC)
+def _one_or_all(audience: Sequence[str]) -> str | list[str]:
+    return audience[0] if len(audience) == 1 else list(audience)
 
 
 def _client_id(claims: Mapping[str, Any]) -> str:
-    client_id = _text(claims, "client_id")
-    if _text(claims, "sub") != client_id:
+    client_id = text_claim(claims, "client_id")
+    if text_claim(claims, "sub") != client_id:
         raise ValueError("sub is not the client")
     return client_id
 
 
 def _scope(claims: Mapping[str, Any]) -> Scope:
     try:
-        return parse_scope(_claim(claims, "scope", str))
+        return parse_scope(claim(claims, "scope", str))
     except InvalidScope:
         raise ValueError("scope is malformed") from None
 
 
 def _roles(claims: Mapping[str, Any]) -> tuple[str, ...]:
-    roles = _claim(claims, "roles", list)
+    roles = claim(claims, "roles", list)
     if not all(isinstance(role, str) for role in roles):
         raise ValueError("roles is not a list of texts")
     return tuple(roles)
 
 
+def _jkt(claims: Mapping[str, Any]) -> str | None:
+    """The key that the token is bound to; another kind of binding is none that we can check."""
+    if "cnf" not in claims:
+        return None
+    confirmation = claim(claims, "cnf", dict)
+    if confirmation.keys() != {"jkt"}:
+        raise ValueError("cnf is not a key's thumbprint")
+    return text_claim(confirmation, "jkt")
+
+
 def _with_private_claims(claims: dict[str, Any]) -> Mapping[str, Any]:
     for name in {"family_id", "epoch"} & claims.keys():
-        _text(claims, name)
+        text_claim(claims, name)
     return MappingProxyType(claims)

@@ -30,6 +30,7 @@ SAMPLE_KEYS = frozenset({
     "your-256-bit-secret",
 })  # fmt: skip
 
+FAPI2 = "fapi2"
 _DEVELOPMENT_ISSUER = "http://localhost:8000"
 #: Marks that end a client's tokens outlive them, whatever the settings said at their issue.
 LONGEST_ACCESS_TOKEN_LIFETIME = timedelta(hours=24)
@@ -38,7 +39,7 @@ LONGEST_REFRESH_TOKEN_LIFETIME = timedelta(days=366)
 _LONGEST_RETENTION_DAYS = 3650
 _MOST_REQUESTS = 1_000_000_000
 _LONGEST_GRACE_SECONDS = 3600
-_MOST_PREVIOUS_KEYS = 10
+MOST_PREVIOUS_KEYS = 10
 
 
 class Environment(StrEnum):
@@ -53,6 +54,8 @@ class Settings:
     """The configuration, checked. The names are those of the config document in lower case."""
 
     algorithm: str
+    #: `default`, or `fapi2`: what the FAPI 2.0 Security Profile asks of machines.
+    profile: str
     issuer: str
     audience: str
     access_token_lifetime: timedelta
@@ -69,9 +72,18 @@ class Settings:
     leeway: timedelta
     #: `majority`, or `linearizable`: no stale answer even from a primary that was cut off.
     revocation_read_concern: str
+    #: Whether DPoP proofs must hold a nonce of ours. RFC 9449 section 8.
+    dpop_require_nonce: bool
+    #: Whether a client's `jwks_uri` may lead to an address inside our own network.
+    jwks_uri_private_addresses: bool
     #: Key material; never shown by `repr`.
     secret_key: Secret
     previous_secret_keys: tuple[Secret, ...]
+
+    @property
+    def is_fapi2(self) -> bool:
+        """Whether the profile is `fapi2`."""
+        return self.profile == FAPI2
 
     @property
     def linearizable(self) -> bool:
@@ -131,8 +143,12 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
     """
     field = _Fields(document)
     issuer = field.read("ISSUER", _issuer, _DEVELOPMENT_ISSUER)
+    profile = field.read("PROFILE", _one_of("default", FAPI2), "default")
     return Settings(
-        algorithm=field.read("ALGORITHM", _algorithm, "HS256"),
+        algorithm=field.read(
+            "ALGORITHM", _algorithm_for(profile), "ES256" if profile == FAPI2 else "HS256"
+        ),
+        profile=profile,
         issuer=issuer,
         audience=field.read("AUDIENCE", _text, issuer),
         access_token_lifetime=timedelta(
@@ -160,6 +176,8 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
         revocation_read_concern=field.read(
             "REVOCATION_READ_CONCERN", _one_of("majority", "linearizable"), "majority"
         ),
+        dpop_require_nonce=field.read("DPOP_REQUIRE_NONCE", _boolean, False),
+        jwks_uri_private_addresses=field.read("JWKS_URI_PRIVATE_ADDRESSES", _boolean, False),
         secret_key=field.read("SECRET_KEY", _secret, None),
         previous_secret_keys=field.read("PREVIOUS_SECRET_KEYS", _secrets, ()),
     )
@@ -239,7 +257,14 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
     return check
 
 
-_algorithm = _one_of("HS256")
+def _algorithm_for(profile: str) -> Callable[[Any], str]:
+    def check_for_fapi2(value: Any) -> str:
+        # FAPI 2.0 Security Profile section 5.4.1: PS256, ES256 or EdDSA, of which ES256 is ours.
+        if value != "ES256":
+            raise ValueError("must be ES256, since PROFILE is fapi2")
+        return "ES256"
+
+    return check_for_fapi2 if profile == FAPI2 else _one_of("HS256", "RS256", "ES256")
 
 
 def _issuer(value: Any) -> str:
@@ -254,6 +279,6 @@ def _secret(value: Any) -> Secret:
 
 
 def _secrets(value: Any) -> tuple[Secret, ...]:
-    if not isinstance(value, list) or len(value) > _MOST_PREVIOUS_KEYS:
-        raise ValueError(f"must be a list of at most {_MOST_PREVIOUS_KEYS} keys")
+    if not isinstance(value, list) or len(value) > MOST_PREVIOUS_KEYS:
+        raise ValueError(f"must be a list of at most {MOST_PREVIOUS_KEYS} keys")
     return tuple(_secret(item) for item in value)

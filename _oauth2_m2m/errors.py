@@ -11,6 +11,8 @@
         ├── UnauthorizedClient         400
         ├── UnsupportedGrantType       400
         ├── InvalidScope               400
+        ├── InvalidTarget              400
+        ├── InvalidDPoPProof           400  (UseDPoPNonce is a subclass)
         ├── RateLimitExceeded          429
         ├── TemporarilyUnavailable     503
         ├── TooManySecrets             503
@@ -200,6 +202,39 @@ class InvalidScope(OAuth2Error):
 
     error = "invalid_scope"
     default = "The requested scope exceeds what the client may have"
+
+
+class InvalidTarget(OAuth2Error):
+    """The resource is malformed, or none that the client may ask for. RFC 8707 section 2."""
+
+    error = "invalid_target"
+    default = "The requested resource is not one that the client may ask for"
+
+
+class InvalidDPoPProof(OAuth2Error):
+    """The DPoP proof is missing, malformed, or does not fit this request. RFC 9449 section 5."""
+
+    error = "invalid_dpop_proof"
+    default = "The DPoP proof is missing or does not fit this request"
+
+
+class UseDPoPNonce(InvalidDPoPProof):
+    """The DPoP proof must hold a nonce of ours that is still fresh. RFC 9449 section 8.
+
+    Args:
+        nonce: the nonce to use.
+    """
+
+    error = "use_dpop_nonce"
+    default = "Use the nonce of the header DPoP-Nonce in the DPoP proof"
+
+    def __init__(self, nonce: str) -> None:
+        super().__init__()
+        self.nonce = nonce
+
+    def headers(self) -> dict[str, str]:
+        """The nonce. RFC 9449 section 8.1."""
+        return {"DPoP-Nonce": self.nonce}
 
 
 class RateLimitExceeded(OAuth2Error):

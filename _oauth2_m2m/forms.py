@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl
 
 from _oauth2_m2m.errors import BodyTooLarge, InvalidRequest
@@ -14,13 +14,27 @@ MOST_FIELDS = 100
 DEEPEST_JSON = 16
 _LONGEST_NUMBER = 100
 
-Form = Mapping[str, str]
+#: RFC 8707 section 2: the one parameter that may stand several times.
+RESOURCE = "resource"
+
+
+class Form(dict[str, str]):
+    """The parameters of a request, each once.
+
+    Attributes:
+        resources: the values of `resource`, which may stand several times.
+    """
+
+    def __init__(self, members: Mapping[str, str], resources: Sequence[str] = ()) -> None:
+        super().__init__(members)
+        self.resources: Final = tuple(resources)
 
 
 def parse_form(body: bytes) -> Form:
     """Read an `application/x-www-form-urlencoded` body. RFC 6749 appendix B.
 
-    A parameter without a value counts as omitted; none may stand twice (RFC 6749 section 3.2).
+    A parameter without a value counts as omitted; none may stand twice (RFC 6749 section 3.2), but
+    `resource` (RFC 8707 section 2).
 
     Raises:
         BodyTooLarge: more than 64 KiB.
@@ -41,10 +55,13 @@ def parse_form(body: bytes) -> Form:
         raise InvalidRequest(f"The form has more than {MOST_FIELDS} fields") from None
     form: dict[str, str] = {}
     for name, value in pairs:
-        if name in form:
+        if name in form and name != RESOURCE:
             raise InvalidRequest("A parameter is repeated: send each once")
         form[name] = value
-    return {name: value for name, value in form.items() if value}
+    return Form(
+        {name: value for name, value in form.items() if value and name != RESOURCE},
+        [value for name, value in pairs if name == RESOURCE and value],
+    )
 
 
 def parse_json(body: bytes) -> Any:

@@ -67,22 +67,34 @@ class Services:
         """The settings that are at hand, whatever the database does now; `None` before any."""
         return self._settings.last_good
 
-    async def read_access_token(self, text: str, settings: Settings, now: datetime) -> AccessToken:
+    async def read_access_token(
+        self, text: str, settings: Settings, now: datetime
+    ) -> AccessToken:
         """Read an access token; a key that is not known yet is looked for in the database.
 
-        That is at most one look a second, whatever is presented.
+        That is at most one look a second, whatever is presented; who comes in between waits for
+        the next, for the key may be younger than the last.
+
+        Returns:
+            The token, whomever it is meant for: see `access_tokens.check_audience`.
 
         Raises:
             InvalidToken: it is malformed, not ours, or expired.
             TemporarilyUnavailable: the database does not answer.
         """
         try:
-            return self.reader.read(text, settings=settings, keys=self.keys.ring(settings), now=now)
+            return self._read(text, settings, now)
         except UnknownKey:
-            fresh = await self._settings.current(seconds=1.0)
-            if fresh is settings:
-                raise
-            return self.reader.read(text, settings=fresh, keys=self.keys.ring(fresh), now=now)
+            return self._read(text, await self._settings.fresh(), now)
+
+    def _read(self, text: str, settings: Settings, now: datetime) -> AccessToken:
+        return self.reader.read(
+            text,
+            issuer=settings.issuer,
+            keys=self.keys.ring.verifying,
+            now=now,
+            leeway=settings.leeway,
+        )
 
     async def prepare(self) -> Settings:
         """Make the config and the indexes where there are none; safe from many workers at once.

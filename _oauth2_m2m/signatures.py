@@ -9,8 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from typing import Final
+import json
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwk
 from jose.backends.base import Key
 from jose.exceptions import JOSEError
@@ -18,29 +22,62 @@ from jose.exceptions import JOSEError
 from _oauth2_m2m.config import Secret
 from _oauth2_m2m.errors import ConfigurationError
 
+#: What other people's keys may sign for us, and ours for other people: never a shared secret.
+ASYMMETRIC_ALGORITHMS = ("ES256", "RS256")
+#: RFC 7518 section 3.3 asks for 2048; beyond 4096 a verification costs more than it gives.
+SMALLEST_RSA_BITS, LARGEST_RSA_BITS = 2048, 4096
+LONGEST_KID = 255
+_LARGEST_RSA_EXPONENT = 2**32
+_P256_BYTES = 32
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_ALGORITHM_OF = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
+#: RFC 7638 section 3.2, in lexicographic order.
+_THUMBPRINT_MEMBERS = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
 
-class SigningKey:
+
+class VerifyingKey:
     """A key with the one algorithm that it serves. RFC 8725 section 3.1.
 
     Attributes:
         kid: the key's id, as it stands in a token's header.
-        algorithm: the JWS algorithm, such as `HS256`.
+        algorithm: the JWS algorithm, such as `ES256`.
+        public_jwk: its public part as a JWK; empty for a shared secret, which has none.
     """
 
-    __slots__ = ("_key", "algorithm", "kid")
+    __slots__ = ("_verifier", "algorithm", "kid", "public_jwk")
 
-    def __init__(self, kid: str, algorithm: str, key: Key) -> None:
+    def __init__(
+        self, kid: str, algorithm: str, verifier: Key, public_jwk: Mapping[str, str]
+    ) -> None:
         self.kid: Final = kid
         self.algorithm: Final = algorithm
-        self._key: Final = key
-
-    def sign(self, message: bytes) -> bytes:
-        """The signature over these bytes."""
-        return bytes(self._key.sign(message))
+        self.public_jwk: Final = public_jwk
+        self._verifier: Final = verifier
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature over these bytes is this key's."""
-        return bool(self._key.verify(message, signature))
+        return bool(self._verifier.verify(message, signature))
+
+
+class SigningKey(VerifyingKey):
+    """A key that signs, too."""
+
+    __slots__ = ("_signer",)
+
+    def __init__(
+        self,
+        kid: str,
+        algorithm: str,
+        signer: Key,
+        verifier: Key,
+        public_jwk: Mapping[str, str],
+    ) -> None:
+        super().__init__(kid, algorithm, verifier, public_jwk)
+        self._signer: Final = signer
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature over these bytes."""
+        return bytes(self._signer.sign(message))
 
 
 def hs256_key(secret: Secret) -> SigningKey:
@@ -52,11 +89,96 @@ def hs256_key(secret: Secret) -> SigningKey:
     material = secret.value.encode()
     kid = hashlib.sha256(b"oauth2-m2m HS256 kid\0" + material).hexdigest()[:16]
     try:
-        return SigningKey(kid, "HS256", jwk.construct(material, "HS256"))
+        key = jwk.construct(material, "HS256")
     except JOSEError:
         raise ConfigurationError(
             "SECRET_KEY holds a public key or certificate: HS256 needs a random shared secret"
         ) from None
+    return SigningKey(kid, "HS256", key, key, {})
+
+
+def new_private_key(algorithm: str) -> bytes:
+    """A new private key for `ES256` or `RS256`, as PKCS #8 in DER. It takes up to a second."""
+    private = (
+        ec.generate_private_key(ec.SECP256R1())
+        if algorithm == "ES256"
+        else rsa.generate_private_key(public_exponent=65537, key_size=SMALLEST_RSA_BITS)
+    )
+    return private.private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def private_signing_key(der: bytes, algorithm: str) -> SigningKey:
+    """A private key of ours, ready to sign; its `kid` is its thumbprint (RFC 7638).
+
+    Raises:
+        ValueError: the bytes are no private key for this algorithm.
+    """
+    try:
+        private = serialization.load_der_private_key(der, password=None)
+    except Exception:  # the library's words could quote the key
+        raise ValueError("not a private key in PKCS #8") from None
+    fits = ec.EllipticCurvePrivateKey if algorithm == "ES256" else rsa.RSAPrivateKey
+    if algorithm not in ASYMMETRIC_ALGORITHMS or not isinstance(private, fits):
+        raise ValueError("not a private key for this algorithm")
+    signer = jwk.construct(private, algorithm)
+    verifier = signer.public_key()
+    members = {name: str(value) for name, value in verifier.to_dict().items() if name != "alg"}
+    kid = thumbprint(members)
+    public = {**members, "kid": kid, "use": "sig", "alg": algorithm}
+    return SigningKey(kid, algorithm, signer, verifier, public)
+
+
+def public_key_from_jwk(
+    members: Mapping[str, Any], algorithms: Collection[str] = ASYMMETRIC_ALGORITHMS
+) -> VerifyingKey:
+    """A public key from a JWK that somebody presents or publishes. RFC 7517 section 4.
+
+    Args:
+        members: the JWK.
+        algorithms: the algorithms that are welcome, of `ASYMMETRIC_ALGORITHMS`.
+
+    Returns:
+        The key. Its `kid` is the JWK's, or its thumbprint when it has none.
+
+    Raises:
+        ValueError: it is private, of another type, too small or too large, not for verifying
+            signatures, or spelled in another way than the one.
+    """
+    if not _PRIVATE_MEMBERS.isdisjoint(members):
+        raise ValueError("the JWK holds a private or shared key")
+    kty, crv = members.get("kty"), members.get("crv")
+    algorithm = _ALGORITHM_OF.get((kty, crv)) if _are_texts(kty, crv) else None
+    if algorithm is None or algorithm not in algorithms:
+        raise ValueError("the JWK is of a type that is not supported here")
+    _check_purpose(members, algorithm)
+    if kty == "EC":
+        public = {"kty": "EC", "crv": "P-256"}
+        for name in ("x", "y"):
+            if len(_number_bytes(members, name)) != _P256_BYTES:
+                raise ValueError("the JWK's point has not the length of its curve")
+            public[name] = members[name]
+    else:
+        public = {"kty": "RSA", "n": members.get("n", ""), "e": members.get("e", "")}
+        _check_rsa(members)
+    try:
+        verifier = jwk.construct(public, algorithm)
+    except Exception:  # not on the curve, for example
+        raise ValueError("the JWK is no key") from None
+    kid = members.get("kid", thumbprint(public))
+    if not isinstance(kid, str) or not 1 <= len(kid) <= LONGEST_KID:
+        raise ValueError("the JWK's kid is no text, or too long")
+    return VerifyingKey(kid, algorithm, verifier, public)
+
+
+def thumbprint(members: Mapping[str, Any]) -> str:
+    """The SHA-256 thumbprint of a public JWK, in base64url. RFC 7638 section 3."""
+    required = {name: members[name] for name in _THUMBPRINT_MEMBERS[members["kty"]]}
+    canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)
+    return b64url_encode(hashlib.sha256(canonical.encode()).digest()).decode("ascii")
 
 
 def b64url_encode(data: bytes) -> bytes:
@@ -77,3 +199,36 @@ def b64url_decode(text: bytes) -> bytes:
     if b64url_encode(data) != text:
         raise ValueError("not the canonical base64url spelling")
     return data
+
+
+def _check_purpose(members: Mapping[str, Any], algorithm: str) -> None:
+    """Whether the JWK says that it verifies signatures, if it says what it is for."""
+    if members.get("alg", algorithm) != algorithm:
+        raise ValueError("the JWK is for another algorithm")
+    if members.get("use", "sig") != "sig":
+        raise ValueError("the JWK is not for signatures")
+    key_ops = members.get("key_ops", ["verify"])
+    if not isinstance(key_ops, list) or "verify" not in key_ops:
+        raise ValueError("the JWK is not for verifying")
+
+
+def _check_rsa(members: Mapping[str, Any]) -> None:
+    modulus = _number_bytes(members, "n")
+    exponent = int.from_bytes(_number_bytes(members, "e"))
+    if modulus[:1] == b"\0" or members["e"].startswith("AA"):
+        raise ValueError("the JWK's numbers have leading zeros")
+    if not SMALLEST_RSA_BITS <= int.from_bytes(modulus).bit_length() <= LARGEST_RSA_BITS:
+        raise ValueError(f"an RSA key has {SMALLEST_RSA_BITS} to {LARGEST_RSA_BITS} bits")
+    if exponent % 2 == 0 or not 3 <= exponent < _LARGEST_RSA_EXPONENT:
+        raise ValueError("the JWK's exponent is not usable")
+
+
+def _number_bytes(members: Mapping[str, Any], name: str) -> bytes:
+    value = members.get(name)
+    if not isinstance(value, str) or not value.isascii():
+        raise ValueError(f"the JWK's {name} is missing or no text")
+    return b64url_decode(value.encode("ascii"))
+
+
+def _are_texts(kty: object, crv: object) -> bool:
+    return isinstance(kty, str) and (crv is None or isinstance(crv, str))

@@ -45,7 +45,7 @@ async def _rotate(
     members = json_object_of(request)
     text = text_member(members, "refresh_token")
     texts = {name: optional_text_member(members, name) for name in _MEMBERS}
-    form: Form = {name: value for name, value in texts.items() if value}
+    form = Form({name: value for name, value in texts.items() if value})
     if settings.refresh_requires_client_auth:
         client = await authenticated_client(services, request, attempt, settings, form)
         token = await _found(services, text)
