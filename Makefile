@@ -5,6 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
 	$(shell $(name) -c 'import ensurepip, sys; sys.version_info < (3, 11) and sys.exit(1)' \
 		2>/dev/null && echo $(name))))
 INSTALLED := .venv/.installed
+NODE_PACKAGES := tests/interop/node/node_modules/.installed
 
 # Explicit, so that an activated environment or a Pipfile further up is not taken instead.
 pipenv := VIRTUAL_ENV="$(CURDIR)/.venv" PIPENV_PIPFILE="$(CURDIR)/Pipfile" PIPENV_VERBOSITY=-1 \
@@ -19,7 +20,7 @@ help: ## Say what there is
 serve: $(INSTALLED) ## Start MongoDB, two demo clients and the example on port 8000 (PORT=...)
 	@.venv/bin/python -m example
 
-test: $(INSTALLED) ## Run the whole test suite against a real MongoDB
+test: $(INSTALLED) $(NODE_PACKAGES) ## Run the whole test suite against a real MongoDB
 	.venv/bin/python -m pytest
 
 check: $(INSTALLED) ## Check format, lint and types
@@ -42,7 +43,7 @@ bench: ## Measure against other servers (ROUNDS, SECONDS, CONNECTIONS, CLIENTS, 
 	@.bench/python/bin/python -m bench
 
 clean: ## Remove all that make has made, the database of `make serve` included
-	rm -rf .venv .data .bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .data .bench dist tests/interop/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): Pipfile.lock
@@ -55,3 +56,16 @@ $(INSTALLED): Pipfile.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check 'pipenv~=2026.10'
 	@$(pipenv) sync --dev
 	@touch $@
+
+# OAuth clients for Node talk to ours in tests/interop. A machine without them tests all the rest.
+$(NODE_PACKAGES): tests/interop/node/package-lock.json
+	@if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null \
+			|| ! command -v npm >/dev/null; then \
+		echo "The tests with OAuth clients for Node will be skipped:" \
+			"they need node 20 or newer and npm on the PATH"; \
+	elif (cd $(dir $<) && npm ci --loglevel=error >/dev/null); then \
+		touch $@; \
+	else \
+		echo "The tests with OAuth clients for Node will be skipped:" \
+			"npm cannot install their packages, see above"; \
+	fi

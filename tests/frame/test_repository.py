@@ -61,6 +61,24 @@ def test_the_lock_holds_what_the_pipfile_asks_for() -> None:
     assert pipfile["dev-packages"].keys() <= lock["develop"].keys() | lock["default"].keys()
 
 
+def test_the_npm_lock_names_no_source_and_hashes_every_package() -> None:
+    """Node's packages come from the registry that the reader's npm is configured for."""
+    lock = json.loads((ROOT / "tests/interop/node/package-lock.json").read_text())
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    for package in packages.values():
+        package.pop("funding", None)  # whom to thank, not where to look
+    assert [name for name, package in packages.items() if not package.get("integrity")] == []
+    assert not re.findall(r'"resolved"|\w+://[^"]*', json.dumps(packages))
+
+
+def test_the_npm_lock_holds_what_the_package_asks_for() -> None:
+    """Versions are exact, so that an upgrade is a change that somebody made."""
+    folder = ROOT / "tests/interop/node"
+    asked = json.loads((folder / "package.json").read_text())["dependencies"]
+    lock = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert asked == {name: lock[f"node_modules/{name}"]["version"] for name in asked}
+
+
 @pytest.mark.parametrize("pattern", FORBIDDEN.values(), ids=FORBIDDEN.keys())
 def test_no_tracked_file_names(pattern: re.Pattern[str]) -> None:
     """The repository works on any machine, with any index."""
