@@ -20,6 +20,7 @@ ORDER: tuple[str, ...] = (
     "keys",
     "settings",
     "rate_limits",
+    "single_use",
     "revocation",
     "client_documents",
     "clients",
