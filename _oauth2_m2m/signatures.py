@@ -29,7 +29,8 @@ SMALLEST_RSA_BITS, LARGEST_RSA_BITS = 2048, 4096
 LONGEST_KID = 255
 _LARGEST_RSA_EXPONENT = 2**32
 _P256_BYTES = 32
-_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+#: RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1: what no published key may hold.
+PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _ALGORITHM_OF = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
 #: RFC 7638 section 3.2, in lexicographic order.
 _THUMBPRINT_MEMBERS = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
@@ -148,7 +149,7 @@ def public_key_from_jwk(
         ValueError: it is private, of another type, too small or too large, not for verifying
             signatures, or spelled in another way than the one.
     """
-    if not _PRIVATE_MEMBERS.isdisjoint(members):
+    if not PRIVATE_MEMBERS.isdisjoint(members):
         raise ValueError("the JWK holds a private or shared key")
     kty, crv = members.get("kty"), members.get("crv")
     algorithm = _ALGORITHM_OF.get((kty, crv)) if _are_texts(kty, crv) else None
