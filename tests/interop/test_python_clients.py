@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
-import uvicorn
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
@@ -21,42 +15,22 @@ from oauthlib.oauth2 import (
     InvalidGrantError,
     InvalidScopeError,
 )
-from pymongo.database import Database
 from requests.auth import HTTPBasicAuth
 from requests_oauthlib import OAuth2Session
 
-from oauth2_m2m import OAuth2M2M, RegisteredClient
-from tests.server import configure, guarded_app
-
-STARTING_SECONDS = 30
+from tests.interop.conftest import Credentials, Server, Serving
 
 
 @pytest.fixture
-def base_url(database: Database[Any]) -> Iterator[str]:
-    """A server in a thread of its own, on a synchronous database, until the test is over."""
-    configure(database)
-    listening = socket.create_server(("127.0.0.1", 0))
-    app = guarded_app(OAuth2M2M(database))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", ws="none", log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        patience = time.monotonic() + STARTING_SECONDS
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            assert time.monotonic() < patience, "the server takes too long to start"
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
+def server(serving: Serving) -> Server:
+    """A server with nothing set."""
+    return serving()
 
 
 @pytest.fixture
-def client(database: Database[Any], base_url: str) -> RegisteredClient:
-    """A registered client with the scopes read and write."""
-    return asyncio.run(OAuth2M2M(database).clients.register(scopes=["read", "write"]))
+def client(server: Server) -> Credentials:
+    """A client registered there, with the scopes read and write."""
+    return server.register()
 
 
 @pytest.fixture(autouse=True)
@@ -69,31 +43,31 @@ def _plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("method", ["basic", "post"])
-def test_requests_oauthlib(base_url: str, client: RegisteredClient, method: str) -> None:
+def test_requests_oauthlib(server: Server, client: Credentials, method: str) -> None:
     """Client credentials by Basic and post, a call, a refresh and a revocation, all by itself."""
-    client_id, client_secret = client.client.client_id, client.client_secret
+    client_id, client_secret = client.client_id, client.client_secret
     credentials = {"client_id": client_id, "client_secret": client_secret}
     auth = HTTPBasicAuth(client_id, client_secret) if method == "basic" else None
     with OAuth2Session(client=BackendApplicationClient(client_id, scope=["read"])) as session:
         token = session.fetch_token(
-            f"{base_url}/token",
+            f"{server.issuer}/token",
             auth=auth,
             client_secret=client_secret,
             include_client_id=method == "post",
         )
         assert token["token_type"] == "bearer"
         assert list(token["scope"]) == ["read"]
-        assert session.get(f"{base_url}/protected").status_code == 200
-        assert session.get(f"{base_url}/admin-only").status_code == 403
+        assert session.get(f"{server.issuer}/protected").status_code == 200
+        assert session.get(f"{server.issuer}/admin-only").status_code == 403
 
         form: dict[str, Any] = {} if auth else credentials
-        refreshed = session.refresh_token(f"{base_url}/token", auth=auth, **form)
+        refreshed = session.refresh_token(f"{server.issuer}/token", auth=auth, **form)
         assert refreshed["refresh_token"] != token["refresh_token"]
-        assert session.get(f"{base_url}/protected").status_code == 200
+        assert session.get(f"{server.issuer}/protected").status_code == 200
 
         # oauthlib prepares the request of RFC 7009, and leaves sending it to us.
         url, headers, body = BackendApplicationClient(client_id).prepare_token_revocation_request(
-            f"{base_url}/revoke".replace("http://", "https://"), refreshed["access_token"]
+            f"{server.issuer}/revoke".replace("http://", "https://"), refreshed["access_token"]
         )
         revoked = requests.post(
             url.replace("https://", "http://"),
@@ -103,13 +77,13 @@ def test_requests_oauthlib(base_url: str, client: RegisteredClient, method: str)
             timeout=10,
         )
         assert (revoked.status_code, revoked.content) == (200, b"")
-        assert session.get(f"{base_url}/protected").status_code == 401
+        assert session.get(f"{server.issuer}/protected").status_code == 401
 
 
-def test_requests_oauthlib_understands_our_errors(base_url: str, client: RegisteredClient) -> None:
+def test_requests_oauthlib_understands_our_errors(server: Server, client: Credentials) -> None:
     """A refusal becomes the exception that the library has for its code."""
-    client_id, client_secret = client.client.client_id, client.client_secret
-    url = f"{base_url}/token"
+    client_id, client_secret = client.client_id, client.client_secret
+    url = f"{server.issuer}/token"
     with OAuth2Session(client=BackendApplicationClient(client_id)) as session:
         with pytest.raises(InvalidClientError):
             session.fetch_token(url, client_id=client_id, client_secret="wrong")
@@ -130,46 +104,48 @@ def test_requests_oauthlib_understands_our_errors(base_url: str, client: Registe
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
-def test_authlib(base_url: str, client: RegisteredClient, method: str) -> None:
+def test_authlib(server: Server, client: Credentials, method: str) -> None:
     """Client credentials, a call, a refresh and a revocation with Authlib on requests."""
     with AuthlibSession(
-        client.client.client_id,
+        client.client_id,
         client.client_secret,
         scope="read",
         token_endpoint_auth_method=method,
         revocation_endpoint_auth_method=method,
     ) as session:
-        token = session.fetch_token(f"{base_url}/token", grant_type="client_credentials")
+        token = session.fetch_token(f"{server.issuer}/token", grant_type="client_credentials")
         assert token["scope"] == "read"
-        assert session.get(f"{base_url}/protected").status_code == 200
-        refreshed = session.refresh_token(f"{base_url}/token")
+        assert session.get(f"{server.issuer}/protected").status_code == 200
+        refreshed = session.refresh_token(f"{server.issuer}/token")
         assert refreshed["refresh_token"] != token["refresh_token"]
-        assert session.get(f"{base_url}/protected").status_code == 200
+        assert session.get(f"{server.issuer}/protected").status_code == 200
 
         revoked = session.revoke_token(  # type: ignore[no-untyped-call]
-            f"{base_url}/revoke", refreshed["refresh_token"]
+            f"{server.issuer}/revoke", refreshed["refresh_token"]
         )
         assert revoked.status_code == 200
-        assert session.get(f"{base_url}/protected").status_code == 401
+        assert session.get(f"{server.issuer}/protected").status_code == 401
         with pytest.raises(OAuthError, match="invalid_grant"):
-            session.refresh_token(f"{base_url}/token", refreshed["refresh_token"])
+            session.refresh_token(f"{server.issuer}/token", refreshed["refresh_token"])
         with pytest.raises(OAuthError, match="invalid_scope"):
-            session.fetch_token(f"{base_url}/token", grant_type="client_credentials", scope="admin")
+            session.fetch_token(
+                f"{server.issuer}/token", grant_type="client_credentials", scope="admin"
+            )
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
-async def test_authlib_on_httpx(base_url: str, client: RegisteredClient, method: str) -> None:
+async def test_authlib_on_httpx(server: Server, client: Credentials, method: str) -> None:
     """The same with Authlib's asynchronous client."""
     async with AsyncOAuth2Client(
-        client.client.client_id, client.client_secret, token_endpoint_auth_method=method
+        client.client_id, client.client_secret, token_endpoint_auth_method=method
     ) as session:
-        token = await session.fetch_token(f"{base_url}/token", grant_type="client_credentials")
+        token = await session.fetch_token(f"{server.issuer}/token", grant_type="client_credentials")
         assert token["scope"] == "read write"
-        assert (await session.get(f"{base_url}/protected")).status_code == 200
-        refreshed = await session.refresh_token(f"{base_url}/token")
+        assert (await session.get(f"{server.issuer}/protected")).status_code == 200
+        refreshed = await session.refresh_token(f"{server.issuer}/token")
         assert refreshed["refresh_token"] != token["refresh_token"]
         revoked = await session.revoke_token(  # type: ignore[no-untyped-call]
-            f"{base_url}/revoke", refreshed["access_token"]
+            f"{server.issuer}/revoke", refreshed["access_token"]
         )
         assert revoked.status_code == 200
-        assert (await session.get(f"{base_url}/protected")).status_code == 401
+        assert (await session.get(f"{server.issuer}/protected")).status_code == 401
