@@ -14,6 +14,7 @@ ORDER: tuple[str, ...] = (
     "credentials",
     "signatures",
     "compact_tokens",
+    "dpop",
     "key_sets",
     "group_commit",
     "storage",
