@@ -8,12 +8,19 @@ the last token that it can hit has expired.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.signatures import b64url_encode
 from _oauth2_m2m.storage import TTL_LAG, Document, Storage
+
+#: A mark's place in the order in which marks are set: the database's own time, which never goes
+#: back, not even when another host becomes the primary. The clocks of our hosts are nothing to it.
+_ITS_PLACE = {"$currentDate": {"seq": {"$type": "timestamp"}}}
+_PUBLISHED_BYTES = 16
 
 
 def family_mark(family_id: str) -> str:
@@ -28,6 +35,17 @@ def epoch_mark(client_id: str, epoch: str) -> str:
     a comparison of clocks between hosts would let tokens slip through.
     """
     return f"client:{client_id}:{epoch}"
+
+
+def published(mark: str) -> str:
+    """A mark as the feed names it: it tells nobody the ids of tokens or clients."""
+    digest = hashlib.sha256(mark.encode("utf-8", "surrogatepass")).digest()
+    return b64url_encode(digest[:_PUBLISHED_BYTES]).decode("ascii")
+
+
+def key_mark(kid: str) -> str:
+    """The mark that hits every token that a key has signed."""
+    return f"key:{kid}"
 
 
 class Question(NamedTuple):
@@ -55,8 +73,10 @@ class Revocation:
         self._write = GroupCommit(self._set)
 
     async def prepare(self) -> None:
-        """Make the indexes."""
+        """Make the indexes, and give marks of before the feed their place in it."""
+        ours = {"_id": {"$type": "string"}}  # documents of the older shape have an ObjectId
         await asyncio.gather(
+            self._marks.ensure_index([("seq", 1)], partialFilterExpression=ours),
             self._marks.ensure_index([("expires_at", 1)], lifetime=TTL_LAG),
             # Documents of the older shape are found by the whole token; ours, which have no
             # ObjectId, take no room in this index.
@@ -64,6 +84,7 @@ class Revocation:
                 [("token", 1)], partialFilterExpression={"_id": {"$type": "objectId"}}
             ),
         )
+        await self._marks.update_all({**ours, "seq": None}, _ITS_PLACE)
 
     def is_revoked(self, question: Question) -> Awaitable[bool]:
         """Whether any of the marks is set, as the database stands after this call."""
@@ -83,6 +104,7 @@ class Revocation:
         update = {
             "$setOnInsert": {"revoked_at": now, "token": token},
             "$max": {"expires_at": expires_at},
+            **_ITS_PLACE,
         }
         return self._write.ask((mark, update))
 

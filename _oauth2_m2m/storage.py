@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.timestamp import Timestamp
 from pymongo import IndexModel, ReadPreference, ReturnDocument, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
@@ -130,12 +131,18 @@ class Collection:
         return documents
 
     async def page(
-        self, query: Mapping[str, Any], order: str, limit: int, *, newest_first: bool = False
+        self,
+        query: Mapping[str, Any],
+        order: str,
+        limit: int,
+        *,
+        newest_first: bool = False,
+        fields: Sequence[str] | None = None,
     ) -> list[Document]:
         """The first documents that match, in the order of one indexed field."""
-        direction = pymongo.DESCENDING if newest_first else pymongo.ASCENDING
+        sort = [(order, pymongo.DESCENDING if newest_first else pymongo.ASCENDING)]
         documents: list[Document] = await self._do(
-            lambda c: c.find(query, sort=[(order, direction)], limit=limit).to_list()
+            lambda c: c.find(query, fields, sort=sort, limit=limit, batch_size=limit).to_list()
         )
         return documents
 
@@ -169,6 +176,13 @@ class Collection:
         try:
             await self._do(lambda c: c.bulk_write(writes, ordered=False))
         except BulkWriteError as error:
+            raise _unavailable(error) from error
+
+    async def update_all(self, query: Mapping[str, Any], update: Mapping[str, Any]) -> None:
+        """Apply an update to every document that matches, however long it takes."""
+        try:
+            await self._explained(lambda c: c.update_many(query, update))
+        except OperationFailure as error:
             raise _unavailable(error) from error
 
     async def change(
@@ -267,6 +281,19 @@ def as_utc(value: object) -> datetime | None:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
         return None
+
+
+def as_sequence(value: object) -> int:
+    """Read a place in the order of writes, as `$currentDate` gives it with `$type: "timestamp"`.
+
+    It is the cluster's time, seconds since 1970 in the upper 32 bits; what is none is 0.
+    """
+    return value.time << 32 | value.inc if isinstance(value, Timestamp) else 0
+
+
+def sequence_value(number: int) -> object:
+    """The same place as queries name it."""
+    return Timestamp(number >> 32, number & 0xFFFFFFFF)
 
 
 async def _run(operation: Callable[[], Any], is_async: bool, deadline: Deadline) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.types import Lifespan
 
-from _oauth2_m2m.endpoints import health, refresh, revoke, token
+from _oauth2_m2m.endpoints import health, refresh, revocations, revoke, token
 from _oauth2_m2m.endpoints.route import OAuthRoute, OAuthRouter
 from _oauth2_m2m.services import Services
 
-_ENDPOINTS = (token, refresh, revoke, health)
+_ENDPOINTS = (token, refresh, revoke, revocations, health)
 
 
 def endpoint_router(services: Services, lifespan: Lifespan[FastAPI]) -> APIRouter:

@@ -37,6 +37,14 @@ class MessageResponse(BaseModel):
     message: str
 
 
+class RevocationsResponse(BaseModel):
+    """A page of the revocation feed."""
+
+    revoked: list[tuple[str, int]]
+    cursor: str
+    more: bool
+
+
 class HealthResponse(BaseModel):
     """Which part works."""
 
@@ -144,6 +152,25 @@ REVOKE = _operation(
     MessageResponse,
     {400: _error("A malformed form"), 401: _error("The token, or the client, is not accepted")},
 )
+
+REVOCATIONS: Operation = {
+    "summary": "What was revoked, for checks elsewhere",
+    "responses": {
+        200: {"model": RevocationsResponse},
+        400: _error("The cursor is malformed"),
+        503: GUARDED_RESPONSES[503],
+    },
+    "openapi_extra": {
+        "parameters": [
+            {
+                "name": "after",
+                "in": "query",
+                "description": "The cursor of the page before; left out at the beginning",
+                "schema": {"type": "string"},
+            }
+        ]
+    },
+}
 
 LIVE: Operation = {
     "summary": "Whether the process answers",
