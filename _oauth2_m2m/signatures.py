@@ -29,9 +29,10 @@ SMALLEST_RSA_BITS, LARGEST_RSA_BITS = 2048, 4096
 LONGEST_KID = 255
 _LARGEST_RSA_EXPONENT = 2**32
 _P256_BYTES = 32
+_P256_FIELD = 2**256 - 2**224 + 2**192 + 2**96 - 1
 #: RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1: what no published key may hold.
 PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_ALGORITHM_OF = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
+_ALGORITHM_OF: Mapping[tuple[Any, Any], str] = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
 #: RFC 7638 section 3.2, in lexicographic order.
 _THUMBPRINT_MEMBERS = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
 
@@ -43,9 +44,10 @@ class VerifyingKey:
         kid: the key's id, as it stands in a token's header.
         algorithm: the JWS algorithm, such as `ES256`.
         public_jwk: its public part as a JWK; empty for a shared secret, which has none.
+        verifier: the library's key.
     """
 
-    __slots__ = ("_verifier", "algorithm", "kid", "public_jwk")
+    __slots__ = ("algorithm", "kid", "public_jwk", "verifier")
 
     def __init__(
         self, kid: str, algorithm: str, verifier: Key, public_jwk: Mapping[str, str]
@@ -53,11 +55,11 @@ class VerifyingKey:
         self.kid: Final = kid
         self.algorithm: Final = algorithm
         self.public_jwk: Final = public_jwk
-        self._verifier: Final = verifier
+        self.verifier: Final = verifier
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature over these bytes is this key's."""
-        return bool(self._verifier.verify(message, signature))
+        return bool(self.verifier.verify(message, signature))
 
 
 class SigningKey(VerifyingKey):
@@ -119,18 +121,16 @@ def private_signing_key(der: bytes, algorithm: str) -> SigningKey:
         ValueError: the bytes are no private key for this algorithm.
     """
     try:
-        private = serialization.load_der_private_key(der, password=None)
+        private: Any = serialization.load_der_private_key(der, password=None)
     except Exception:  # the library's words could quote the key
         raise ValueError("not a private key in PKCS #8") from None
-    fits = ec.EllipticCurvePrivateKey if algorithm == "ES256" else rsa.RSAPrivateKey
-    if algorithm not in ASYMMETRIC_ALGORITHMS or not isinstance(private, fits):
+    if not _serves(private, algorithm):
         raise ValueError("not a private key for this algorithm")
     signer = jwk.construct(private, algorithm)
-    verifier = signer.public_key()
-    members = {name: str(value) for name, value in verifier.to_dict().items() if name != "alg"}
-    kid = thumbprint(members)
-    public = {**members, "kid": kid, "use": "sig", "alg": algorithm}
-    return SigningKey(kid, algorithm, signer, verifier, public)
+    # What we would not take from others we do not publish either.
+    public = public_key_from_jwk(signer.public_key().to_dict(), (algorithm,))
+    published = {**public.public_jwk, "kid": public.kid, "use": "sig", "alg": algorithm}
+    return SigningKey(public.kid, algorithm, signer, public.verifier, published)
 
 
 def public_key_from_jwk(
@@ -159,8 +159,7 @@ def public_key_from_jwk(
     if kty == "EC":
         public = {"kty": "EC", "crv": "P-256"}
         for name in ("x", "y"):
-            if len(_number_bytes(members, name)) != _P256_BYTES:
-                raise ValueError("the JWK's point has not the length of its curve")
+            _check_coordinate(_number_bytes(members, name))
             public[name] = members[name]
     else:
         public = {"kty": "RSA", "n": members.get("n", ""), "e": members.get("e", "")}
@@ -202,6 +201,14 @@ def b64url_decode(text: bytes) -> bytes:
     return data
 
 
+def _serves(private: Any, algorithm: str) -> bool:
+    """Whether a private key is of the kind that this algorithm signs with."""
+    if algorithm == "ES256":
+        is_on_a_curve = isinstance(private, ec.EllipticCurvePrivateKey)
+        return is_on_a_curve and isinstance(private.curve, ec.SECP256R1)
+    return algorithm == "RS256" and isinstance(private, rsa.RSAPrivateKey)
+
+
 def _check_purpose(members: Mapping[str, Any], algorithm: str) -> None:
     """Whether the JWK says that it verifies signatures, if it says what it is for."""
     if members.get("alg", algorithm) != algorithm:
@@ -213,13 +220,24 @@ def _check_purpose(members: Mapping[str, Any], algorithm: str) -> None:
         raise ValueError("the JWK is not for verifying")
 
 
+def _check_coordinate(number: bytes) -> None:
+    """RFC 7518 section 6.2.1.2. The library would take a number modulo the field's prime."""
+    if len(number) != _P256_BYTES:
+        raise ValueError("the JWK's point has not the length of its curve")
+    if int.from_bytes(number) >= _P256_FIELD:
+        raise ValueError("the JWK's point is beyond the field of its curve")
+
+
 def _check_rsa(members: Mapping[str, Any]) -> None:
-    modulus = _number_bytes(members, "n")
-    exponent = int.from_bytes(_number_bytes(members, "e"))
-    if modulus[:1] == b"\0" or members["e"].startswith("AA"):
+    """RFC 7518 section 6.3.1. A number is as short as can be, so that a key has one thumbprint."""
+    numbers = _number_bytes(members, "n"), _number_bytes(members, "e")
+    if any(number[:1] == b"\0" for number in numbers):
         raise ValueError("the JWK's numbers have leading zeros")
-    if not SMALLEST_RSA_BITS <= int.from_bytes(modulus).bit_length() <= LARGEST_RSA_BITS:
+    modulus, exponent = (int.from_bytes(number) for number in numbers)
+    if not SMALLEST_RSA_BITS <= modulus.bit_length() <= LARGEST_RSA_BITS:
         raise ValueError(f"an RSA key has {SMALLEST_RSA_BITS} to {LARGEST_RSA_BITS} bits")
+    if modulus % 2 == 0:
+        raise ValueError("the JWK's modulus is not usable")
     if exponent % 2 == 0 or not 3 <= exponent < _LARGEST_RSA_EXPONENT:
         raise ValueError("the JWK's exponent is not usable")
 

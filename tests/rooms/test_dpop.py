@@ -283,6 +283,7 @@ def test_a_mark_outlives_its_proof() -> None:
 
 ENDS: dict[str, tuple[dict[str, Any], str | None]] = {
     "ends now": ({"exp": ISSUED}, "exp"),
+    "ends this very moment": ({"exp": NOW.timestamp()}, "exp"),
     "ended five minutes ago": ({"exp": ISSUED - 300}, "exp"),
     "ended a moment ago": ({"exp": NOW.timestamp() - 0.01}, "exp"),
     "ends in a moment": ({"exp": NOW.timestamp() + 0.01}, None),
