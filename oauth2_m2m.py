@@ -34,19 +34,27 @@ from _oauth2_m2m.errors import (
     ConfigurationError,
     InsufficientScope,
     InvalidClient,
+    InvalidDPoPProof,
     InvalidGrant,
     InvalidRequest,
     InvalidScope,
+    InvalidTarget,
     InvalidToken,
+    KeyNotFound,
     MissingToken,
     OAuth2Error,
     OAuth2M2MError,
     RateLimitExceeded,
     TemporarilyUnavailable,
+    TooManyKeys,
     UnauthorizedClient,
     UnsupportedGrantType,
 )
+from _oauth2_m2m.key_management import KeyInfo, KeyManagement
+from _oauth2_m2m.key_sealing import VARIABLE as KEY_ENCRYPTION_KEY
+from _oauth2_m2m.key_sealing import sealer_from
 from _oauth2_m2m.openapi import describe
+from _oauth2_m2m.protected_requests import ServerJudge
 from _oauth2_m2m.revoking import find_target, revoke_target
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.storage import AnyDatabase
@@ -63,10 +71,15 @@ __all__ = [
     "Environment",
     "InsufficientScope",
     "InvalidClient",
+    "InvalidDPoPProof",
     "InvalidGrant",
     "InvalidRequest",
     "InvalidScope",
+    "InvalidTarget",
     "InvalidToken",
+    "KeyInfo",
+    "KeyManagement",
+    "KeyNotFound",
     "MissingToken",
     "OAuth2Error",
     "OAuth2M2M",
@@ -76,6 +89,7 @@ __all__ = [
     "RegisteredClient",
     "Settings",
     "TemporarilyUnavailable",
+    "TooManyKeys",
     "UnauthorizedClient",
     "UnsupportedGrantType",
 ]
@@ -96,9 +110,11 @@ class OAuth2M2M:
         router: every endpoint; `app.include_router(m2m.router)`.
         access_token: the guard; `Security(m2m.access_token, scopes=["read"])`.
         clients: register, rotate, disable, enable, remove and list clients.
+        keys: rotate, burn and list the keys that sign access tokens.
 
     Raises:
-        ConfigurationError: the database is no PyMongo database, or the environment is unknown.
+        ConfigurationError: the database is no PyMongo database, the environment is unknown, or
+            `OAUTH2_M2M_KEY_ENCRYPTION_KEY` holds no key.
     """
 
     def __init__(
@@ -109,10 +125,13 @@ class OAuth2M2M:
         scopes: Mapping[str, str] | None = None,
     ) -> None:
         self._services = Services(
-            database, environment_from(environment or os.environ.get("ENVIRONMENT"))
+            database,
+            environment_from(environment or os.environ.get("ENVIRONMENT")),
+            sealer_from(os.environ.get(KEY_ENCRYPTION_KEY)),
         )
-        self.access_token = AccessTokenGuard(self._services, scopes or {})
+        self.access_token = AccessTokenGuard(ServerJudge(self._services), scopes or {})
         self.clients: Clients = self._services.clients
+        self.keys = KeyManagement(self._services)
         self.router: APIRouter = endpoint_router(self._services, self._describing)
 
     def requires(

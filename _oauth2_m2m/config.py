@@ -86,6 +86,17 @@ class Settings:
         return self.profile == FAPI2
 
     @property
+    def foreign_algorithms(self) -> tuple[str, ...]:
+        """What clients may sign assertions and proofs with. FAPI 2.0 allows no RS256."""
+        return ("ES256",) if self.is_fapi2 else ("ES256", "RS256")
+
+    @property
+    def resource_url(self) -> str:
+        """The address of the guarded routes: the audience if it is one, else the issuer."""
+        is_address = urlsplit(self.audience).scheme in {"http", "https"}
+        return self.audience if is_address else self.issuer
+
+    @property
     def linearizable(self) -> bool:
         """Whether revocation asks even a primary that was cut off to prove itself first."""
         return self.revocation_read_concern == "linearizable"

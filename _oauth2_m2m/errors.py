@@ -4,6 +4,7 @@
     ├── ConfigurationError             the operator must mend something; the start fails
     ├── ClientExists, ClientNotFound, ClientChanged
     │                                  m2m.clients was asked for the impossible
+    ├── KeyNotFound, TooManyKeys       so was m2m.keys
     └── OAuth2Error                    an answer to a request; the class is the code on the wire
         ├── InvalidRequest             400  (404, 405, 408, 413 and 422 are subclasses)
         ├── InvalidClient              401
@@ -19,6 +20,7 @@
         └── BearerError                protected routes, RFC 6750
             ├── MissingToken           401  no code in the challenge
             ├── InvalidToken           401  (UnknownKey is a subclass)
+            ├── ProofRefused           401  a DPoP proof, RFC 9449 section 7.1
             └── InsufficientScope      403
 
 An OAuth error has two faces: `description` is for the caller, `detail` is for the audit log only.
@@ -28,6 +30,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
+
+#: RFC 6750 section 2.1 and RFC 9449 section 7.1: how a token is presented.
+BEARER, DPOP = "Bearer", "DPoP"
+#: What a DPoP proof may be signed with, as challenges name it.
+DPOP_ALGORITHMS = "ES256 RS256"
 
 
 class OAuth2M2MError(Exception):
@@ -48,6 +55,14 @@ class ClientNotFound(OAuth2M2MError):
 
 class ClientChanged(OAuth2M2MError):
     """Somebody else changed the client at the same time: nothing was changed here, try again."""
+
+
+class KeyNotFound(OAuth2M2MError):
+    """There is no signing key of this id."""
+
+
+class TooManyKeys(OAuth2M2MError):
+    """There are too many signing keys to make another: nothing was changed."""
 
 
 class OAuth2Error(OAuth2M2MError):
@@ -122,6 +137,12 @@ class BodyTooSlow(InvalidRequest):
     def headers(self) -> dict[str, str]:
         """The rest of the body may still come: the connection is of no further use."""
         return {"Connection": "close"}
+
+
+class PlainDialectOff(InvalidRequest):
+    """The profile `fapi2` knows standard OAuth only."""
+
+    default = "The profile fapi2 has no plain dialect: authenticate as a client, by private_key_jwt"
 
 
 class Unprocessable(InvalidRequest):
@@ -297,11 +318,18 @@ class TooManySecrets(OAuth2Error):
 
 
 class BearerError(OAuth2Error):
-    """A protected route refuses. RFC 6750 section 3."""
+    """A protected route refuses. RFC 6750 section 3, RFC 9449 section 7.1.
+
+    Attributes:
+        scheme: how the token must be presented: `Bearer`, or `DPoP` with a proof.
+    """
+
+    scheme: str = BEARER
 
     def challenge(self) -> str:
         """The value of `WWW-Authenticate`."""
-        return f'Bearer error="{self.error}", error_description="{self.description}"'
+        words = f'{self.scheme} error="{self.error}", error_description="{self.description}"'
+        return f'{words}, algs="{DPOP_ALGORITHMS}"' if self.scheme == DPOP else words
 
     def headers(self) -> dict[str, str]:
         """The challenge that RFC 6750 section 3 asks for."""
@@ -317,7 +345,7 @@ class MissingToken(BearerError):
 
     def challenge(self) -> str:
         """The bare scheme."""
-        return "Bearer"
+        return f'{DPOP} algs="{DPOP_ALGORITHMS}"' if self.scheme == DPOP else self.scheme
 
 
 class InvalidToken(BearerError):
@@ -326,6 +354,26 @@ class InvalidToken(BearerError):
     error = "invalid_token"
     status_code = 401
     default = "The access token is invalid, expired or revoked"
+
+
+class ProofRefused(BearerError):
+    """A protected route refuses the DPoP proof that came with a token. RFC 9449 section 7.1.
+
+    Args:
+        cause: what is wrong with the proof.
+    """
+
+    status_code = 401
+    scheme = DPOP
+
+    def __init__(self, cause: InvalidDPoPProof) -> None:
+        super().__init__(cause.description, detail=cause.detail)
+        self.error = cause.error  # type: ignore[misc]
+        self._cause = cause
+
+    def headers(self) -> dict[str, str]:
+        """The challenge, and the nonce if one is asked for."""
+        return {**self._cause.headers(), **super().headers()}
 
 
 class UnknownKey(InvalidToken):

@@ -1,49 +1,199 @@
-"""The keys that sign access tokens, and those that may still verify one."""
+"""The keys that sign access tokens, and those that may still verify one. The collection `keys`.
+
+Keys are made when they are due by whichever worker comes first: a unique insert decides. The rules
+of their lives stand in `key_ring`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
+from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.config import Settings
-from _oauth2_m2m.signatures import SigningKey, hs256_key
+from _oauth2_m2m.errors import TemporarilyUnavailable
+from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.key_ring import (
+    SIGNS_FOR,
+    KeyRing,
+    StoredKey,
+    build_ring,
+    is_dead,
+    next_number,
+    stored_key,
+    successor_begins,
+)
+from _oauth2_m2m.key_sealing import KeySealer
+from _oauth2_m2m.signatures import SigningKey, new_private_key, private_signing_key
+from _oauth2_m2m.storage import Storage
 
-
-@dataclass(frozen=True, slots=True)
-class KeyRing:
-    """The keys of one moment.
-
-    Attributes:
-        signing: the key that signs new tokens.
-        verifying: every key that may verify one, by its `kid`.
-    """
-
-    signing: SigningKey
-    verifying: Mapping[str, SigningKey]
+#: The last expiry is written down ahead, so that it is one write an hour and not one a token.
+WRITTEN_AHEAD = timedelta(hours=1)
+#: More keys than rotation ever leaves; a key set of so many can still be fetched by everybody.
+MOST_KEYS = 100
 
 
 class Keys:
-    """Builds the ring once for each settings; parsing a key is far dearer than using it."""
+    """Reads and writes `keys`."""
 
-    def __init__(self) -> None:
-        self._settings: Settings | None = None
+    def __init__(self, storage: Storage, audit: AuditLog, sealer: KeySealer) -> None:
+        self._keys = storage.collection("keys")
+        self._audit = audit
+        self._sealer = sealer
         self._ring: KeyRing | None = None
+        self._written: dict[str, datetime] = {}
+        self._write = GroupCommit(self._write_expiries)
 
-    def ring(self, settings: Settings) -> KeyRing:
-        """The keys that these settings name: the signing one and those before it."""
-        if self._ring is None or settings is not self._settings:
-            self._ring = key_ring(settings)
-            self._settings = settings
+    @property
+    def ring(self) -> KeyRing:
+        """The keys as they were last read.
+
+        Raises:
+            TemporarilyUnavailable: they never were.
+        """
+        if self._ring is None:
+            raise TemporarilyUnavailable(detail="the keys were not read yet")
         return self._ring
 
+    async def prepare(self) -> None:
+        """Make the index that lets one of many workers make the next key."""
+        await self._keys.ensure_index(
+            [("algorithm", 1), ("number", 1)],
+            unique=True,
+            partialFilterExpression={"number": {"$exists": True}},
+        )
 
-def key_ring(settings: Settings) -> KeyRing:
-    """The keys that these settings name.
+    async def refresh(self, settings: Settings, now: datetime) -> KeyRing:
+        """Read the keys, and do what is due: make the first, announce the next, forget the dead.
 
-    Raises:
-        ConfigurationError: a key cannot be used.
-    """
-    signing = hs256_key(settings.secret_key)
-    previous = [hs256_key(secret) for secret in settings.previous_secret_keys]
-    return KeyRing(signing, MappingProxyType({key.kid: key for key in (*previous, signing)}))
+        Returns:
+            The ring; the same object as before when nothing has changed.
+
+        Raises:
+            ConfigurationError: a key that is to sign cannot be used or opened. Then nothing is
+                made in its place, and the last ring stays.
+            TemporarilyUnavailable: the database does not answer.
+        """
+        stored = await self.list()
+        begins = successor_begins(stored, settings.algorithm, now)
+        if begins is not None:
+            number = next_number(stored, settings.algorithm)
+            await self.make(settings.algorithm, number, begins, now)
+            stored = await self.list()
+        ring = build_ring(settings, stored, self._sealer, now, self._ring)
+        signing = next((key for key in stored if key.kid == ring.signing.kid), None)
+        for key in stored:
+            if is_dead(key, signing, now):
+                await self._keys.remove({"_id": key.kid, "last_expiry": key.last_expiry})
+        self._written = {key.kid: key.last_expiry for key in stored if key.last_expiry}
+        if not ring.same_as(self._ring):
+            self._ring = ring
+        return self.ring
+
+    async def make(self, algorithm: str, number: int, signs_from: datetime, now: datetime) -> bool:
+        """Make a key, unless another worker has made the one of this number.
+
+        Args:
+            algorithm: `ES256` or `RS256`.
+            number: which one of its algorithm.
+            signs_from: when it is to sign.
+            now: when it is made.
+
+        Returns:
+            Whether it was made here.
+        """
+        private = await asyncio.to_thread(new_private_key, algorithm)
+        key = private_signing_key(private, algorithm)
+        sealed, sealed_with = self._sealer.seal(private, key.kid)
+        await self.prepare()  # in a fresh database nothing else makes numbers unique yet
+        made = await self._keys.insert_one({
+            "_id": key.kid,
+            "algorithm": algorithm,
+            "number": number,
+            "public": dict(key.public_jwk),
+            "private": sealed,
+            "sealed_with": sealed_with,
+            "created_at": now,
+            "signs_from": signs_from,
+            "signs_until": signs_from + SIGNS_FOR,
+        })  # fmt: skip
+        if made:
+            reason = f"{algorithm} key {key.kid} made, signs from {signs_from:%Y-%m-%d %H:%M:%S}"
+            await self._audit.record(Event.KEY_ROTATED, now, reason=reason)
+        return made
+
+    async def bring_forward(self, kid: str, signs_from: datetime) -> None:
+        """Let a key that is announced sign earlier than was planned."""
+        moments = {"signs_from": signs_from, "signs_until": signs_from + SIGNS_FOR}
+        later = {"_id": kid, "signs_from": {"$gt": signs_from}}
+        await self._keys.change(later, {"$set": moments}, fields=["_id"])
+
+    async def burn(self, kid: str, algorithm: str, now: datetime, until: datetime) -> None:
+        """Give a key up: it neither signs nor verifies again, and its private part is gone.
+
+        Args:
+            kid: which.
+            algorithm: its algorithm, for a shared secret that has no document yet.
+            now: when.
+            until: when no token of it can be alive.
+        """
+        update = {
+            "$set": {"burned_at": now},
+            "$unset": {"private": ""},
+            "$max": {"last_expiry": until},
+            "$setOnInsert": {"algorithm": algorithm},
+        }
+        await self._keys.change({"_id": kid}, update, upsert=True, fields=["_id"])
+
+    async def list(self) -> Sequence[StoredKey]:
+        """All keys, the oldest of each algorithm first.
+
+        Raises:
+            ConfigurationError: a document makes no sense.
+        """
+        stored = [stored_key(document) for document in await self._keys.page({}, "_id", MOST_KEYS)]
+        return sorted(stored, key=lambda key: (key.algorithm, key.number))
+
+    async def ring_until(self, moment: datetime) -> KeyRing:
+        """The ring, once it is written down that its signing key is needed until that moment.
+
+        So no key is forgotten while a token lives that it signed. Mostly it is written already.
+
+        Raises:
+            TemporarilyUnavailable: the key was given up meanwhile, or the database is silent.
+        """
+        ring = self.ring
+        written = self._written.get(ring.signing.kid)
+        if written is None or moment > written:
+            moment += WRITTEN_AHEAD
+            if not await self._write.ask((ring.signing, moment)):
+                raise TemporarilyUnavailable(detail="the signing key was given up meanwhile")
+            self._written[ring.signing.kid] = moment
+        return ring
+
+    async def drain(self) -> None:
+        """Wait until every expiry is written."""
+        await self._write.drain()
+
+    async def _write_expiries(
+        self, questions: Sequence[tuple[SigningKey, datetime]]
+    ) -> Sequence[bool]:
+        latest: dict[str, tuple[datetime, SigningKey]] = {}
+        for key, moment in questions:
+            latest[key.kid] = max((moment, key), latest.get(key.kid, (moment, key)), key=_moment)
+        written = {
+            kid: await self._write_expiry(key, moment) for kid, (moment, key) in latest.items()
+        }
+        return [written[key.kid] for key, _ in questions]
+
+    async def _write_expiry(self, key: SigningKey, moment: datetime) -> bool:
+        """Write it; whether the key is still there. A shared secret itself lies in `config`."""
+        update = {"$max": {"last_expiry": moment}, "$setOnInsert": {"algorithm": key.algorithm}}
+        alive = {"_id": key.kid, "burned_at": None}
+        shared = not key.public_jwk
+        return await self._keys.change(alive, update, upsert=shared, fields=["_id"]) is not None
+
+
+def _moment(latest: tuple[datetime, SigningKey]) -> datetime:
+    return latest[0]

@@ -18,7 +18,9 @@ from _oauth2_m2m.deadlines import Deadline
 from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable, UnknownKey
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.issuing import Issuer
+from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.keys import Keys
+from _oauth2_m2m.proofs import Proofs
 from _oauth2_m2m.rate_limits import RateLimits
 from _oauth2_m2m.refresh_tokens import RefreshTokens
 from _oauth2_m2m.revocation import Question, Revocation
@@ -35,19 +37,20 @@ REQUEST_DEADLINE = Deadline(REQUEST_SECONDS)
 class Services:
     """The rooms that endpoints and guards work with. Building them sends nothing."""
 
-    def __init__(self, database: AnyDatabase, environment: Environment) -> None:
+    def __init__(self, database: AnyDatabase, environment: Environment, sealer: KeySealer) -> None:
         self.storage = Storage(database)
         self.audit = AuditLog(self.storage)
-        self.keys = Keys()
+        self.keys = Keys(self.storage, self.audit, sealer)
         self.limits = RateLimits(self.storage)
         self.revocation = Revocation(self.storage)
         self.refresh_tokens = RefreshTokens(self.storage)
+        self.proofs = Proofs(self.storage)
         checker = SecretChecker()
         self.clients = Clients(self.storage, self.audit, self.revocation, checker)
         self.authentication = ClientAuthentication(self.clients, checker)
         self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit)
         self.admission = Admission(self.limits, self.audit, self.revocation, self.clients)
-        self._settings = SettingsSource(self.storage, self.audit, environment)
+        self.settings = SettingsSource(self.storage, self.audit, self.keys, environment)
         self.reader = TokenReader()
         self._prepared = False
         self._prepare_once = GroupCommit(self._prepare_for_all)
@@ -60,16 +63,9 @@ class Services:
         """
         if not self._prepared:
             await self._prepare_once.ask(None)
-        return await self._settings.current()
+        return await self.settings.current()
 
-    @property
-    def last_good_settings(self) -> Settings | None:
-        """The settings that are at hand, whatever the database does now; `None` before any."""
-        return self._settings.last_good
-
-    async def read_access_token(
-        self, text: str, settings: Settings, now: datetime
-    ) -> AccessToken:
+    async def read_access_token(self, text: str, settings: Settings, now: datetime) -> AccessToken:
         """Read an access token; a key that is not known yet is looked for in the database.
 
         That is at most one look a second, whatever is presented; who comes in between waits for
@@ -85,7 +81,7 @@ class Services:
         try:
             return self._read(text, settings, now)
         except UnknownKey:
-            return self._read(text, await self._settings.fresh(), now)
+            return self._read(text, await self.settings.fresh(), now)
 
     def _read(self, text: str, settings: Settings, now: datetime) -> AccessToken:
         return self.reader.read(
@@ -103,10 +99,12 @@ class Services:
             ConfigurationError: something stands in the way; the message says what to do.
         """
         try:
-            settings = await self._settings.load()
+            settings = await self.settings.load()
             await asyncio.gather(
                 self.audit.prepare(settings.audit_retention),
+                self.keys.prepare(),
                 self.limits.prepare(),
+                self.proofs.prepare(),
                 self.revocation.prepare(),
                 self.refresh_tokens.prepare(),
                 self.clients.prepare(),
@@ -135,8 +133,10 @@ class Services:
         """Wait until everything that was begun is written."""
         await asyncio.gather(
             self.audit.drain(),
+            self.keys.drain(),
             self.limits.drain(),
             self.admission.drain(),
+            self.proofs.drain(),
             self.revocation.drain(),
             self.refresh_tokens.drain(),
         )

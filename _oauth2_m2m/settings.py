@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.config import (
     CONFIG_ID,
+    MOST_PREVIOUS_KEYS,
     Environment,
+    Secret,
     Settings,
     new_config,
     new_secret_key,
     settings_from,
     weaknesses,
 )
-from _oauth2_m2m.errors import ConfigurationError
+from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
 from _oauth2_m2m.group_commit import GroupCommit
-from _oauth2_m2m.keys import key_ring
+from _oauth2_m2m.keys import Keys
 from _oauth2_m2m.storage import Document, Storage
 
 #: A change is seen within 30 s; the rest is left for the reading itself.
 REMEMBERED_SECONDS = 25.0
+#: For an unknown key the database is asked again at most this often.
+REREAD_SECONDS = 1.0
+#: So many requests may wait for that; more are refused at once.
+MOST_WAITING_FOR_A_KEY = 1000
 
 _log = logging.getLogger("oauth2_m2m")
 
 
 class SettingsSource:
-    """Reads `config`, and keeps the last good settings when somebody writes nonsense into it."""
+    """Reads `config`, and keeps the last good settings when somebody writes nonsense into it.
 
-    def __init__(self, storage: Storage, audit: AuditLog, environment: Environment) -> None:
+    The key ring is read along with it: settings that were handed out have their keys in `keys`.
+    """
+
+    def __init__(
+        self, storage: Storage, audit: AuditLog, keys: Keys, environment: Environment
+    ) -> None:
         #: What was read last and found good; `None` before the first reading.
         self.last_good: Settings | None = None
         self._config = storage.collection("config")
         self._audit = audit
+        self._keys = keys
         self._environment = environment
         self._read_at = 0.0
+        self._waiting = 0
         self._last_document: Document | None = None
         self._reread = GroupCommit(self._refresh)
 
@@ -50,6 +65,7 @@ class SettingsSource:
             ConfigurationError: the document cannot be used; the message names the field.
             TemporarilyUnavailable: MongoDB does not answer.
         """
+        began = time.monotonic()
         document = await self._config.change(
             {"_id": CONFIG_ID}, {"$setOnInsert": new_config()}, upsert=True
         )
@@ -61,28 +77,77 @@ class SettingsSource:
             )
             document = await self._config.find_one({"_id": CONFIG_ID})
         settings = self._checked(document or {})
+        await self._keys.refresh(settings, datetime.now(UTC))
         if self._environment is Environment.DEVELOPMENT:
             for weakness in weaknesses(settings):
                 _log.warning("not for production: %s", weakness)
-        self._remember(settings, document)
+        self._remember(settings, document, began)
         return settings
 
-    async def current(self, seconds: float = REMEMBERED_SECONDS) -> Settings:
-        """The settings, read at most that many seconds ago."""
-        if self.last_good is not None and time.monotonic() - self._read_at < seconds:
+    async def current(self) -> Settings:
+        """The settings, with their keys, read a moment ago."""
+        if self.last_good is not None and time.monotonic() - self._read_at < REMEMBERED_SECONDS:
             return self.last_good
-        return await self._reread.ask(None)
+        return await self._reread.ask(time.monotonic())
 
-    async def _refresh(self, questions: Sequence[None]) -> Sequence[Settings]:
+    async def fresh(self) -> Settings:
+        """The settings, with their keys, of a reading that began after this call.
+
+        There is one such reading a second at the most, which all who came in between wait for.
+
+        Raises:
+            TemporarilyUnavailable: too many wait already, or the database does not answer.
+        """
+        if self._waiting >= MOST_WAITING_FOR_A_KEY:
+            raise TemporarilyUnavailable(detail="too many requests wait for a key")
+        asked = time.monotonic()
+        self._waiting += 1
+        try:
+            await asyncio.sleep(max(0.0, self._read_at + REREAD_SECONDS - asked))
+            return await self._reread.ask(asked)
+        finally:
+            self._waiting -= 1
+
+    async def replace_secret_key(self, old: Secret, *, keep: bool) -> None:
+        """Put a new random key in the place of `SECRET_KEY`, unless somebody else did so.
+
+        Args:
+            old: the key as it was read.
+            keep: whether it goes on verifying, as one of `PREVIOUS_SECRET_KEYS`.
+        """
+        mine = {"_id": CONFIG_ID, "SECRET_KEY": old.value}
+        update: dict[str, Any] = {"$set": {"SECRET_KEY": new_secret_key()}}
+        if keep:
+            kept = {"$each": [old.value], "$position": 0, "$slice": MOST_PREVIOUS_KEYS}
+            update["$push"] = {"PREVIOUS_SECRET_KEYS": kept}
+        await self._config.change(mine, update, fields=["_id"])
+
+    async def forget_secret_key(self, old: Secret) -> None:
+        """Take a key out of `PREVIOUS_SECRET_KEYS`."""
+        update = {"$pull": {"PREVIOUS_SECRET_KEYS": old.value}}
+        await self._config.change({"_id": CONFIG_ID}, update, fields=["_id"])
+
+    async def _refresh(self, asked: Sequence[float]) -> Sequence[Settings]:
         if self.last_good is None:
-            return [await self.load()] * len(questions)
+            return [await self.load()] * len(asked)
+        if self._read_at > max(asked):  # those before have read it meanwhile
+            return [self.last_good] * len(asked)
+        began = time.monotonic()
         document = await self._config.find_one({"_id": CONFIG_ID})
         if document == self._last_document:
-            settings = self.last_good
+            settings = await self._with_keys(self.last_good)
         else:
             settings = await self._change_to(document, self.last_good)
-        self._remember(settings, document)
-        return [settings] * len(questions)
+        self._remember(settings, document, began)
+        return [settings] * len(asked)
+
+    async def _with_keys(self, settings: Settings) -> Settings:
+        """The same settings, once their keys were read; keys that cannot be used stay unused."""
+        try:
+            await self._keys.refresh(settings, datetime.now(UTC))
+        except ConfigurationError as mistake:
+            _log.error("the keys are refused, the last good ones stay: %s", mistake)
+        return settings
 
     async def _change_to(self, document: Document | None, last_good: Settings) -> Settings:
         now = datetime.now(UTC)
@@ -90,6 +155,7 @@ class SettingsSource:
             if document is None:
                 raise ConfigurationError("the config document is missing")
             settings = self._checked(document)
+            await self._keys.refresh(settings, now)
         except ConfigurationError as mistake:
             _log.error("the changed config is refused, the last good one stays: %s", mistake)
             reason = f"refused, the last good one stays: {mistake}"
@@ -109,13 +175,12 @@ class SettingsSource:
 
     def _checked(self, document: Document) -> Settings:
         settings = settings_from(document)
-        key_ring(settings)  # a key that cannot be used is a mistake like any other
         if self._environment is Environment.PRODUCTION:
             for weakness in weaknesses(settings):
                 raise ConfigurationError(weakness)
         return settings
 
-    def _remember(self, settings: Settings, document: Document | None) -> None:
+    def _remember(self, settings: Settings, document: Document | None, began: float) -> None:
         self.last_good = settings
         self._last_document = document
-        self._read_at = time.monotonic()
+        self._read_at = began

@@ -42,9 +42,9 @@ async def _readiness(services: Services) -> Response:
 
 
 async def _has_signing_key(services: Services, *, may_ask: bool) -> bool:
-    if services.last_good_settings is None and may_ask:
+    if services.settings.last_good is None and may_ask:
         try:
             await services.ready()
         except OAuth2Error:
             return False
-    return services.last_good_settings is not None
+    return services.settings.last_good is not None

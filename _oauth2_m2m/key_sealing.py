@@ -1,0 +1,91 @@
+"""Private keys at rest: sealed with AES-GCM under a key that the database never sees."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from _oauth2_m2m.errors import ConfigurationError
+
+#: The environment variable with the keys that seal and open.
+VARIABLE = "OAUTH2_M2M_KEY_ENCRYPTION_KEY"
+_KEY_BYTES, _NONCE_BYTES = 32, 12
+_MAKE_ONE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
+
+class KeySealer:
+    """Seals with the first of its keys, and opens with any of them. Without keys it does neither.
+
+    Args:
+        keys: keys of 32 bytes each, the one that seals first.
+    """
+
+    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+        self._ciphers = {_name(key): AESGCM(key) for key in keys}
+
+    def seal(self, data: bytes, kid: str) -> tuple[bytes, str | None]:
+        """Seal a private key, and name the key that it was done with; as it is without one.
+
+        Args:
+            data: the private key.
+            kid: its id, to which it is bound: exchanged in the database, it does not open.
+        """
+        for name, cipher in self._ciphers.items():
+            nonce = secrets.token_bytes(_NONCE_BYTES)
+            return nonce + cipher.encrypt(nonce, data, kid.encode()), name
+        return data, None
+
+    def open(self, data: bytes, kid: str, sealed_with: str | None) -> bytes:
+        """Open a private key.
+
+        Raises:
+            ConfigurationError: it was sealed with a key that is not at hand, or altered.
+        """
+        if sealed_with is None:
+            return data
+        cipher = self._ciphers.get(sealed_with)
+        if cipher is None:
+            raise ConfigurationError(
+                f"signing key {kid} is sealed with a key that is not at hand ({sealed_with}): "
+                f"add that key to {VARIABLE}"
+            )
+        try:
+            return cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], kid.encode())
+        except (InvalidTag, ValueError):
+            raise ConfigurationError(
+                f"signing key {kid} does not open: its document in the collection keys was altered"
+            ) from None
+
+
+def sealer_from(text: str | None) -> KeySealer:
+    """Read the variable: keys in base64url, parted by commas or spaces, the one that seals first.
+
+    Raises:
+        ConfigurationError: one of them is not 32 bytes in base64url. It is not quoted.
+    """
+    return KeySealer([_key(word) for word in re.split(r"[\s,]+", text or "") if word])
+
+
+def _key(word: str) -> bytes:
+    try:
+        text = word.replace("+", "-").replace("/", "_").rstrip("=")
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise ConfigurationError(
+            f"{VARIABLE} must be {_KEY_BYTES} random bytes in base64url: make one with {_MAKE_ONE}"
+        )
+    return key
+
+
+def _name(key: bytes) -> str:
+    """What stands for a key beside the data that it sealed."""
+    return hashlib.sha256(b"oauth2-m2m key encryption key\0" + key).hexdigest()[:16]
