@@ -27,13 +27,13 @@ from _oauth2_m2m.compact_tokens import (
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import make_id
 from _oauth2_m2m.errors import InvalidScope, InvalidToken, UnknownKey
-from _oauth2_m2m.keys import KeyRing
+from _oauth2_m2m.key_ring import KeyRing
+from _oauth2_m2m.resources import MOST_RESOURCES
+from _oauth2_m2m.revocation import epoch_mark, family_mark, key_mark
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
 from _oauth2_m2m.signatures import VerifyingKey
 
 TOKEN_TYPE = "at+jwt"
-#: Resources that one token may be meant for.
-MOST_AUDIENCES = 10
 _MOST_REMEMBERED = 10_000
 
 
@@ -69,6 +69,12 @@ class AccessToken:
     def family_id(self) -> str | None:
         """The chain of refresh tokens that it came with, if it came with one."""
         return self.claims.get("family_id")
+
+    def marks(self) -> tuple[str, ...]:
+        """What would revoke it."""
+        marks = (self.jti, epoch_mark(self.client_id, self.epoch), key_mark(self.kid))
+        family_id = self.family_id
+        return marks if family_id is None else (*marks, family_mark(family_id))
 
     @property
     def epoch(self) -> str:
@@ -269,7 +275,7 @@ def _read(
     # (4) Issued by us. Whom it is meant for is asked every time it is presented.
     if claim(claims, "iss", str) != issuer:
         raise ValueError("iss is not this issuer")
-    audience = audience_claim(claims, MOST_AUDIENCES)
+    audience = audience_claim(claims, MOST_RESOURCES)
 
     # (5) In time. No nbf check, for we never issue one; and none of iat: a token from a host
     #     whose clock runs a little ahead is no worse for it.

@@ -1,9 +1,14 @@
-"""Protected routes: the dependency that turns a bearer token into an `AccessToken`. RFC 6750."""
+"""Protected routes: the dependency that turns a token into an `AccessToken`.
+
+RFC 6750; RFC 9449 section 7 for tokens that are bound to a key. Here stands what FastAPI sees. Who
+judges the token is handed in: the server itself (`protected_requests`), or a service elsewhere.
+"""
 
 # No `from __future__ import annotations` here: FastAPI reads a guard's annotations as values.
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from fastapi import HTTPException, Request, Security
 from fastapi.openapi.models import OAuth2, OAuthFlowClientCredentials, OAuthFlows
@@ -12,21 +17,21 @@ from fastapi.security.base import SecurityBase
 from starlette.responses import Response
 
 from _oauth2_m2m.access_tokens import AccessToken
-from _oauth2_m2m.admission import Attempt, attempt_at_route
-from _oauth2_m2m.config import Settings
+from _oauth2_m2m.dpop import proof_header
 from _oauth2_m2m.errors import (
+    BEARER,
+    DPOP,
     InsufficientScope,
+    InvalidDPoPProof,
     InvalidToken,
     MissingToken,
     OAuth2Error,
-    TemporarilyUnavailable,
+    ProofRefused,
 )
-from _oauth2_m2m.responses import caller_of, error_response
-from _oauth2_m2m.revocation import Question, epoch_mark, family_mark
+from _oauth2_m2m.responses import error_response
 from _oauth2_m2m.scopes import is_scope_token
-from _oauth2_m2m.services import REQUEST_DEADLINE, Services
 
-_CHECKED = "oauth2_m2m.checked"
+_SCHEMES = {BEARER.lower(): BEARER, DPOP.lower(): DPOP}
 
 
 class Refused(HTTPException):
@@ -41,34 +46,69 @@ class Refused(HTTPException):
         self.cause = cause
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request presents.
+
+    Attributes:
+        scheme: `Bearer` or `DPoP`.
+        token: the access token.
+        proof: the DPoP proof; always there when the scheme is `DPoP`.
+    """
+
+    scheme: str
+    token: str = field(repr=False)
+    proof: str = field(default="", repr=False)
+
+    def check_scheme(self, token: AccessToken) -> None:
+        """Whether a token was presented as what it is. RFC 9449 sections 7.1, 7.2.
+
+        Raises:
+            InvalidToken: a bound token without its proof, or a bearer token as if it were bound.
+        """
+        if (token.jkt is None) == (self.scheme == DPOP):
+            error = InvalidToken(detail="a bound token needs its DPoP proof, any other has none")
+            error.scheme = BEARER if token.jkt is None else DPOP
+            raise error
+
+
+class Judge(Protocol):
+    """Decides which requests are let through. Whatever it raises is an `OAuth2Error`."""
+
+    async def admit(self, request: Request, scopes: Sequence[str]) -> AccessToken:
+        """The token of a request, checked in full; it has all of these scopes."""
+
+    async def refuse(self, request: Request, token: AccessToken, error: OAuth2Error) -> OAuth2Error:
+        """Note that a request with a good token is refused after all; the error to answer with."""
+
+
 class AccessTokenGuard(SecurityBase):
     """The dependency `Security(m2m.access_token, scopes=[...])`.
 
     Args:
-        services: the rooms that the checks need.
+        judge: who decides.
         scopes: the scopes to offer in the OpenAPI document, with what each allows.
+        token_url: where tokens are had, for the OpenAPI document.
     """
 
-    def __init__(self, services: Services, scopes: Mapping[str, str]) -> None:
-        self._services = services
+    def __init__(
+        self, judge: Judge, scopes: Mapping[str, str], *, token_url: str = "token"
+    ) -> None:
+        self._judge = judge
         self.scheme_name = "oauth2_m2m"
-        flow = OAuthFlowClientCredentials(tokenUrl="token", scopes=dict(scopes))
+        flow = OAuthFlowClientCredentials(tokenUrl=token_url, scopes=dict(scopes))
         self.model = OAuth2(flows=OAuthFlows(clientCredentials=flow))
 
     async def __call__(self, request: Request, security_scopes: SecurityScopes) -> AccessToken:
-        """Check the request's token, consult the database, and compare the scopes.
+        """Check the request's token, ask whether it was revoked, and compare the scopes.
 
         Raises:
             Refused: 401, 403, 429 or 503.
         """
-
-        async def check(attempt: Attempt, settings: Settings) -> AccessToken:
-            token = await self._checked(request, attempt, settings)
-            if not token.scopes.issuperset(security_scopes.scopes):
-                raise InsufficientScope(security_scopes.scope_str)
-            return token
-
-        return await self._settled(request, check)
+        try:
+            return await self._judge.admit(request, security_scopes.scopes)
+        except OAuth2Error as error:
+            raise _refused(request, error) from None
 
     def requires(
         self, *scopes: str, role: str | None = None
@@ -87,85 +127,68 @@ class AccessTokenGuard(SecurityBase):
         ) -> AccessToken:
             if role is None or role in token.roles:
                 return token
-
-            async def refuse(attempt: Attempt, settings: Settings) -> AccessToken:
-                attempt.proves(token.client_id, token.jti)
-                raise InsufficientScope(" ".join(scopes), role)
-
-            return await self._settled(request, refuse)
+            missing = InsufficientScope(" ".join(scopes), role)
+            try:
+                cause = await self._judge.refuse(request, token, missing)
+            except OAuth2Error as error:
+                cause = error
+            raise _refused(request, cause)
 
         return guard
 
-    async def _settled(
-        self,
-        request: Request,
-        check: Callable[[Attempt, Settings], Awaitable[AccessToken]],
-    ) -> AccessToken:
-        """Run a check within the time of a request, and settle whatever it refuses."""
-        services = self._services
-        try:
-            with REQUEST_DEADLINE():
-                settings = await services.ready()
-                attempt = attempt_at_route(caller_of(request), settings)
-                try:
-                    return await check(attempt, settings)
-                except OAuth2Error as error:
-                    cause = await services.admission.settle(attempt, error)
-        except OAuth2Error as error:
-            cause = error
-        except TimeoutError:
-            cause = TemporarilyUnavailable(detail="the database was too slow")
-        _answer_in_full(request)
-        raise Refused(cause)
 
-    async def _checked(self, request: Request, attempt: Attempt, settings: Settings) -> AccessToken:
-        """The request's token, checked and charged once, however many guards a route has."""
-        guard, token = request.scope.get(_CHECKED, (None, None))
-        if guard is not self or not isinstance(token, AccessToken):
-            token = await self._check(_bearer_token(request), attempt, settings)
-            request.scope[_CHECKED] = (self, token)
-        attempt.proves(token.client_id, token.jti)
-        return token
-
-    async def _check(self, text: str, attempt: Attempt, settings: Settings) -> AccessToken:
-        services = self._services
-        token = await services.read_access_token(text, settings, attempt.now)
-        attempt.client_id, attempt.jti = token.client_id, token.jti
-        client = await services.clients.holder(token.client_id, token.epoch)
-        if client is None:
-            raise InvalidToken(detail="the client is disabled, removed or made anew")
-        question = _marks(token, text, settings)
-        if await services.admission.check(attempt, question, client, client.limit(settings)):
-            services.reader.note_revoked(text)
-            raise InvalidToken(detail="revoked")
-        return token
+def has_token(request: Request) -> bool:
+    """Whether a request presents an access token, good or bad."""
+    word = request.headers.get("authorization", "").partition(" ")[0]
+    return word.lower() in _SCHEMES
 
 
-def _bearer_token(request: Request) -> str:
-    """The token of the header `Authorization: Bearer`, the one place that is read.
+def presented(request: Request) -> Credentials:
+    """The token of the header `Authorization`, the one place that is read, and its proof.
 
     Raises:
         MissingToken: there is none. RFC 6750 section 3.1.
         InvalidToken: the header is repeated.
+        ProofRefused: the scheme is `DPoP`, but there is not exactly one proof.
     """
-    headers = [value for name, value in request.scope["headers"] if name == b"authorization"]
-    if len(headers) > 1:
+    values = [value for name, value in request.scope["headers"] if name == b"authorization"]
+    if len(values) > 1:
         raise InvalidToken(detail="the header Authorization is repeated")
-    scheme, _, token = (headers[0] if headers else b"").decode("latin-1").partition(" ")
-    if scheme.lower() != "bearer":
+    word, _, token = (values[0] if values else b"").decode("latin-1").partition(" ")
+    scheme = _SCHEMES.get(word.lower())
+    if scheme is None:
         raise MissingToken
-    return token.strip(" ")
+    if scheme == BEARER:
+        return Credentials(BEARER, token.strip(" "))
+    try:
+        proof = proof_header(request.headers.getlist("dpop"))
+    except InvalidDPoPProof as fault:
+        raise ProofRefused(fault) from None
+    if proof is None:
+        raise ProofRefused(InvalidDPoPProof("The header DPoP is missing: send a proof"))
+    return Credentials(DPOP, token.strip(" "), proof)
 
 
-def _marks(token: AccessToken, text: str, settings: Settings) -> Question:
-    marks = [token.jti, epoch_mark(token.client_id, token.epoch)]
-    if token.family_id is not None:
-        marks.append(family_mark(token.family_id))
-    return Question(tuple(marks), text, settings.linearizable)
+def check_scopes(token: AccessToken, scopes: Sequence[str]) -> None:
+    """Whether a token has all of these scopes.
+
+    Raises:
+        InsufficientScope: it has not. RFC 6750 section 3.1.
+    """
+    if not token.scopes.issuperset(scopes):
+        error = InsufficientScope(" ".join(scopes))
+        error.scheme = BEARER if token.jkt is None else DPOP
+        raise error
 
 
-def _answer_in_full(request: Request) -> None:
-    """Have the refusal answered with `error` and `error_description` beside FastAPI's `detail`.
+def path_of(request: Request) -> str:
+    """The path of a request as it was sent, percent-encoded; DPoP proofs name it."""
+    raw: bytes | None = request.scope.get("raw_path")
+    return request.scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
+
+
+def _refused(request: Request, cause: OAuth2Error) -> Refused:
+    """The refusal, answered with `error` and `error_description` beside FastAPI's `detail`.
 
     A dependency cannot register an exception handler before the app has started, so the one for
     `Refused` joins the app's handlers at the first refusal; one that the app registered stays.
@@ -174,6 +197,7 @@ def _answer_in_full(request: Request) -> None:
     handlers: tuple[dict[Any, Any], ...] = request.scope.get("starlette.exception_handlers", ())
     if handlers:
         handlers[0].setdefault(Refused, _answer)
+    return Refused(cause)
 
 
 async def _answer(request: Request, refused: Exception) -> Response:

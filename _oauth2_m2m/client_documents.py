@@ -54,6 +54,8 @@ class Client:
     created_at: datetime | None = None
     last_used_at: datetime | None = None
     epoch: str = ""
+    audience: tuple[str, ...] = ()
+    dpop_bound_access_tokens: bool = False
     secrets: tuple[StoredSecret, ...] = field(default=(), repr=False)
 
     def limit(self, settings: Settings) -> int:

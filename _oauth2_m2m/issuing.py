@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,7 @@ from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
+from _oauth2_m2m.errors import BEARER, DPOP
 from _oauth2_m2m.keys import Keys
 from _oauth2_m2m.refresh_tokens import RefreshToken, RefreshTokens
 from _oauth2_m2m.scopes import Scope, format_scope
@@ -25,19 +27,21 @@ class IssuedTokens:
         refresh_token: the refresh token, or `None` when none is issued.
         expires_in: the lifetime of the access token, in seconds.
         scope: what the access token allows.
+        token_type: `bearer`, or `DPoP` when it is bound to a key.
     """
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
     expires_in: int
     scope: Scope
+    token_type: str = "bearer"
 
     def as_json(self) -> dict[str, Any]:
         """The members of the answer."""
         members: dict[str, Any] = {
             "access_token": self.access_token,
             "refresh_token": self.refresh_token,
-            "token_type": "bearer",
+            "token_type": self.token_type,
             "expires_in": self.expires_in,
             "scope": format_scope(self.scope),
         }
@@ -62,6 +66,8 @@ class Issuer:
         caller: Caller,
         now: datetime,
         refresh: tuple[str, RefreshToken] | None,
+        audience: Sequence[str] = (),
+        jkt: str | None = None,
     ) -> IssuedTokens:
         """Sign an access token, and make its record and the refresh token durable.
 
@@ -73,17 +79,22 @@ class Issuer:
             caller: who asks.
             now: the moment of issue.
             refresh: the refresh token that goes with it and what is stored of it, if any.
+            audience: the resources that the access token is for; else the settings' audience.
+            jkt: the thumbprint of the key that it is bound to, if it is.
         """
+        lifetime = client.access_token_lifetime or settings.access_token_lifetime
         access = sign_access_token(
             settings=settings,
-            keys=self._keys.ring(settings),
+            keys=await self._keys.ring_until(now + lifetime),
             now=now,
             client_id=client.client_id,
             scope=scope,
             roles=[client.role],
-            lifetime=client.access_token_lifetime or settings.access_token_lifetime,
+            lifetime=lifetime,
             epoch=client.epoch,
             family_id=refresh[1].family_id if refresh else None,
+            audience=audience,
+            jkt=jkt,
         )
         recorded = self._audit.record(
             event,
@@ -101,4 +112,5 @@ class Issuer:
             refresh[0] if refresh else None,
             int(access.lifetime.total_seconds()),
             scope,
+            BEARER.lower() if jkt is None else DPOP,
         )

@@ -28,6 +28,7 @@ from _oauth2_m2m.credentials import (
 )
 from _oauth2_m2m.errors import InvalidScope
 from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.revocation import epoch_mark, family_mark
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
 from _oauth2_m2m.storage import TTL_LAG, Collection, Document, Storage, as_utc
 
@@ -49,6 +50,8 @@ class RefreshToken:
         epoch: the client's epoch in which it was issued.
         created_at, expires_at: its life, in UTC.
         spent_at: when it was exchanged, or `None` while it was not.
+        audience: the resources that were asked for with it; none means the settings' audience.
+        jkt: the thumbprint of the key that it is bound to, or `None`. RFC 9449 section 5.
     """
 
     digest: str
@@ -59,6 +62,12 @@ class RefreshToken:
     expires_at: datetime
     created_at: datetime | None = None
     spent_at: datetime | None = None
+    audience: tuple[str, ...] = ()
+    jkt: str | None = None
+
+    def marks(self) -> tuple[str, ...]:
+        """What would revoke it."""
+        return (family_mark(self.family_id), epoch_mark(self.client_id, self.epoch))
 
     def is_reused(self, now: datetime, grace: timedelta) -> bool:
         """Whether presenting it now is reuse: it was spent, and is beyond the grace for that."""
@@ -109,6 +118,7 @@ class RefreshTokens:
             "family_id": token.family_id,
             "scope": format_scope(token.scope or ()),
             "epoch": token.epoch,
+            **_particulars(token),
         })  # fmt: skip
 
     async def find(self, text: str) -> RefreshToken | None:
@@ -148,6 +158,7 @@ class RefreshTokens:
             "used_at": now,
             "expires_at": max(token.expires_at, now + grace),
             "successor": _seal(successor, text, token.digest),
+            **_particulars(token),
         }
         if token.spent_at is None and await self._claim.ask(document):
             return Claim(successor, now)
@@ -176,6 +187,8 @@ def new_token(
     lifetime: timedelta,
     text: str | None = None,
     family_id: str | None = None,
+    audience: Sequence[str] = (),
+    jkt: str | None = None,
 ) -> tuple[str, RefreshToken]:
     """A refresh token to hand out, and what is stored of it.
 
@@ -187,6 +200,8 @@ def new_token(
         lifetime: how long it is good for.
         text: its text when a claim has chosen it already.
         family_id: the family that it continues; else it begins one.
+        audience: the resources that it is for, if they were asked for.
+        jkt: the thumbprint of the key that it is bound to, if it is.
     """
     text = text or make_refresh_token()
     token = RefreshToken(
@@ -197,8 +212,16 @@ def new_token(
         epoch=epoch,
         expires_at=now + lifetime,
         created_at=now,
+        audience=tuple(audience),
+        jkt=jkt,
     )
     return text, token
+
+
+def _particulars(token: RefreshToken) -> Document:
+    """What only some tokens have."""
+    document: Document = {"audience": list(token.audience)} if token.audience else {}
+    return document if token.jkt is None else {**document, "jkt": token.jkt}
 
 
 async def _find_all(
@@ -238,6 +261,8 @@ def _token_from(stored: Document | None, used: Document | None, digest: str) -> 
         expires_at=expires_at,
         created_at=as_utc(document.get("created_at")),
         spent_at=None if used is None else as_utc(used.get("used_at")) or _LONG_AGO,
+        audience=tuple(map(str, document.get("audience") or ())),
+        jkt=None if document.get("jkt") is None else str(document["jkt"]),
     )
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.types import Lifespan
 
-from _oauth2_m2m.endpoints import health, refresh, revocations, revoke, token
+from _oauth2_m2m.endpoints import (
+    health,
+    introspect,
+    metadata,
+    refresh,
+    revocations,
+    revoke,
+    token,
+)
 from _oauth2_m2m.endpoints.route import OAuthRoute, OAuthRouter
 from _oauth2_m2m.services import Services
 
-_ENDPOINTS = (token, refresh, revoke, revocations, health)
+_ENDPOINTS = (token, refresh, revoke, introspect, revocations, metadata, health)
 
 
 def endpoint_router(services: Services, lifespan: Lifespan[FastAPI]) -> APIRouter:

@@ -37,6 +37,23 @@ class MessageResponse(BaseModel):
     message: str
 
 
+class IntrospectionResponse(BaseModel):
+    """RFC 7662 section 2.2; a token that is not alive has only the first member."""
+
+    active: bool
+    scope: str | None = None
+    client_id: str | None = None
+    token_type: str | None = None
+    iss: str | None = None
+    sub: str | None = None
+    aud: str | list[str] | None = None
+    exp: int | None = None
+    iat: int | None = None
+    jti: str | None = None
+    roles: list[str] | None = None
+    cnf: dict[str, str] | None = None
+
+
 class RevocationsResponse(BaseModel):
     """A page of the revocation feed."""
 
@@ -97,6 +114,8 @@ def _operation(
     }
 
 
+_ASSERTION_TYPE = "For private_key_jwt: urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_ASSERTION = "For private_key_jwt: a JWT signed with the client's key (RFC 7523)"
 _SECRET = "The client's secret, when the header Authorization: Basic is not used"
 
 #: The name under which an app finds the endpoint, wherever it included the router.
@@ -113,6 +132,9 @@ TOKEN = _operation(
             refresh_token="For grant_type=refresh_token",
             client_id="The client's id, when the header Authorization: Basic is not used",
             client_secret=_SECRET,
+            client_assertion_type=_ASSERTION_TYPE,
+            client_assertion=_ASSERTION,
+            resource="A resource that the token is for; may be repeated (RFC 8707)",
         )
     },
     TokenResponse,
@@ -147,6 +169,8 @@ REVOKE = _operation(
             token_type_hint="access_token or refresh_token; not needed",
             client_id="The client's id, when the header Authorization: Basic is not used",
             client_secret=_SECRET,
+            client_assertion_type=_ASSERTION_TYPE,
+            client_assertion=_ASSERTION,
         ),
     },
     MessageResponse,
@@ -171,6 +195,43 @@ REVOCATIONS: Operation = {
         ]
     },
 }
+
+INTROSPECT = _operation(
+    "Ask whether a token is alive",
+    {
+        "application/x-www-form-urlencoded": _object(
+            "token",
+            token="An access or refresh token (RFC 7662)",
+            token_type_hint="access_token or refresh_token; not needed",
+            client_id="The client's id, when the header Authorization: Basic is not used",
+            client_secret=_SECRET,
+            client_assertion_type=_ASSERTION_TYPE,
+            client_assertion=_ASSERTION,
+        )
+    },
+    IntrospectionResponse,
+    {
+        400: _error("A malformed form"),
+        401: _error("The client, or the access token, is not accepted"),
+        403: _error("The access token lacks the scope introspect"),
+    },
+)
+
+
+def _published(summary: str) -> Operation:
+    return {
+        "summary": summary,
+        "responses": {
+            200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+            304: {"description": "It has not changed since"},
+            503: GUARDED_RESPONSES[503],
+        },
+    }
+
+
+METADATA = _published("What this server offers (RFC 8414)")
+JWKS = _published("The public keys that verify access tokens (RFC 7517)")
+RESOURCE_METADATA = _published("How the guarded routes are to be called (RFC 9728)")
 
 LIVE: Operation = {
     "summary": "Whether the process answers",

@@ -11,8 +11,9 @@ from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import fingerprint
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
+from _oauth2_m2m.endpoints.proving import proved_key
 from _oauth2_m2m.endpoints.route import json_object_of, optional_text_member, text_member
-from _oauth2_m2m.errors import InvalidGrant, InvalidRefreshToken
+from _oauth2_m2m.errors import InvalidGrant, InvalidRefreshToken, PlainDialectOff
 from _oauth2_m2m.forms import Form
 from _oauth2_m2m.grants.refresh_token import GRANT_TYPE, exchange
 from _oauth2_m2m.grants.request import GrantRequest
@@ -21,7 +22,14 @@ from _oauth2_m2m.refresh_tokens import RefreshToken
 from _oauth2_m2m.responses import caller_of, json_response
 from _oauth2_m2m.services import Services
 
-_MEMBERS = ("refresh_token", "scope", "client_id", "client_secret")
+_MEMBERS = (
+    "refresh_token",
+    "scope",
+    "client_id",
+    "client_secret",
+    "client_assertion_type",
+    "client_assertion",
+)
 
 
 def add_to(router: APIRouter, services: Services) -> None:
@@ -42,6 +50,8 @@ def add_to(router: APIRouter, services: Services) -> None:
 async def _rotate(
     services: Services, request: Request, attempt: Attempt, settings: Settings
 ) -> IssuedTokens:
+    if settings.is_fapi2:
+        raise PlainDialectOff
     members = json_object_of(request)
     text = text_member(members, "refresh_token")
     texts = {name: optional_text_member(members, name) for name in _MEMBERS}
@@ -58,7 +68,8 @@ async def _rotate(
         client = await _owner(services, attempt, token)
     if not client.allows_grant(GRANT_TYPE):
         raise InvalidGrant(detail="grant refresh_token is not among the client's")
-    request_of_client = GrantRequest(form, client, attempt, settings, services)
+    jkt = await proved_key(services, request, attempt, settings, client)
+    request_of_client = GrantRequest(form, client, attempt, settings, services, jkt)
     charge = not settings.refresh_requires_client_auth  # else it was charged when it was proved
     return await exchange(request_of_client, text, token, charge=charge)
 

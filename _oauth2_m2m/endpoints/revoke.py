@@ -11,7 +11,7 @@ from _oauth2_m2m.credentials import fingerprint
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
 from _oauth2_m2m.endpoints.route import FORM, form_of, json_object_of, media_type, text_member
-from _oauth2_m2m.errors import InvalidRequest, InvalidToken, Unprocessable
+from _oauth2_m2m.errors import InvalidRequest, InvalidToken, PlainDialectOff, Unprocessable
 from _oauth2_m2m.responses import NO_STORE, caller_of, json_response
 from _oauth2_m2m.revoking import (
     access_token_target,
@@ -43,6 +43,8 @@ async def _revoke_held(
     services: Services, request: Request, attempt: Attempt, settings: Settings
 ) -> None:
     """The plain dialect: who holds a token may end it."""
+    if settings.is_fapi2:
+        raise PlainDialectOff
     members = json_object_of(request)
     named = [name for name in _MEMBERS if members.get(name) is not None]
     if len(named) != 1:

@@ -10,8 +10,9 @@ from _oauth2_m2m.client_authentication import is_plain
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
+from _oauth2_m2m.endpoints.proving import proved_key
 from _oauth2_m2m.endpoints.route import form_of
-from _oauth2_m2m.errors import UnauthorizedClient, UnsupportedGrantType
+from _oauth2_m2m.errors import PlainDialectOff, UnauthorizedClient, UnsupportedGrantType
 from _oauth2_m2m.forms import Form
 from _oauth2_m2m.grants import GRANTS
 from _oauth2_m2m.grants.client_credentials import GRANT_TYPE, PLAIN_GRANT_TYPE
@@ -37,13 +38,16 @@ async def _issue(
     services: Services, request: Request, attempt: Attempt, settings: Settings, form: Form
 ) -> IssuedTokens:
     plain = is_plain(form)
+    if plain and settings.is_fapi2:
+        raise PlainDialectOff
     grant_type = form.get("grant_type", PLAIN_GRANT_TYPE)
     client = await authenticated_client(services, request, attempt, settings, form, plain=plain)
     attempt.event = Event.ACCESS_DENIED
+    jkt = await proved_key(services, request, attempt, settings, client)
     grant = GRANTS.get(grant_type)
     if grant is None:
         raise UnsupportedGrantType
     # The plain dialect is the client credentials grant in other words, so either word allows it.
     if not client.allows_grant(grant_type, *([GRANT_TYPE] if plain else [])):
         raise UnauthorizedClient(detail=f"grant {grant_type} is not among the client's")
-    return await grant(GrantRequest(form, client, attempt, settings, services))
+    return await grant(GrantRequest(form, client, attempt, settings, services, jkt))

@@ -16,7 +16,8 @@ from _oauth2_m2m.errors import InvalidGrant, InvalidRequest
 from _oauth2_m2m.grants.request import GrantRequest
 from _oauth2_m2m.issuing import IssuedTokens
 from _oauth2_m2m.refresh_tokens import RefreshToken, new_token
-from _oauth2_m2m.revocation import Question, epoch_mark, family_mark
+from _oauth2_m2m.resources import requested_resources, target
+from _oauth2_m2m.revocation import Question, family_mark
 from _oauth2_m2m.revoking import family_end
 from _oauth2_m2m.scopes import narrow, parse_scope
 
@@ -31,6 +32,7 @@ async def grant(request: GrantRequest) -> IssuedTokens:
         InvalidGrant: it is unknown, expired, revoked, somebody else's, or was spent before; then
             its whole family is revoked.
         InvalidScope: more is asked for than the token may be exchanged for.
+        InvalidTarget: so with its resources.
     """
     text = request.form.get("refresh_token")
     if text is None:
@@ -59,7 +61,9 @@ async def exchange(
     #     A stranger can neither spend it nor burn its family.
     if token.client_id != request.client.client_id:
         raise InvalidGrant(detail="another client's refresh token")
-    if await services.revocation.is_revoked(_question(request, text, token)):
+    older = None if is_made_here(text) else text
+    question = Question(token.marks(), older, request.settings.linearizable)
+    if await services.revocation.is_revoked(question):
         raise InvalidGrant(detail="revoked refresh token")
     if token.is_reused(now, grace):
         await _revoke_family(request, token)
@@ -68,10 +72,16 @@ async def exchange(
     if token.epoch != request.client.epoch:
         raise InvalidGrant(detail="issued before the client's tokens were revoked")
 
+    if token.jkt is not None and token.jkt != request.jkt:
+        raise InvalidGrant(detail="bound to another key than the one of the DPoP proof")
+
     # (2) The scope may narrow, never widen: RFC 6749 section 6. What the client has lost since is
-    #     not given again.
+    #     not given again. So with resources: RFC 8707 section 2.2.
     allowed = request.client.scopes if token.scope is None else token.scope & request.client.scopes
     scope = narrow(parse_scope(request.form.get("scope", "")), allowed)
+    default = request.settings.audience
+    own = {*(token.audience or [default])} & {*request.client.audience, default}
+    audience = target(requested_resources(request.form) or token.audience, own)
     if charge:
         await services.admission.charge(request.attempt, request.client, request.settings)
 
@@ -81,7 +91,7 @@ async def exchange(
         await _revoke_family(request, token)
 
     # (4) All of this can be done again from the claim, and comes out the same. The successor keeps
-    #     the whole scope of its predecessor.
+    #     the whole scope of its predecessor, its resources and its key.
     refresh = new_token(
         client_id=token.client_id,
         scope=allowed,
@@ -90,6 +100,8 @@ async def exchange(
         lifetime=request.settings.refresh_token_lifetime,
         text=claim.successor,
         family_id=token.family_id,
+        audience=token.audience,
+        jkt=token.jkt,
     )
     return await services.issuer.issue(
         Event.TOKEN_REFRESHED,
@@ -99,12 +111,9 @@ async def exchange(
         caller=request.attempt.caller,
         now=now,
         refresh=refresh,
+        audience=audience,
+        jkt=request.jkt,
     )
-
-
-def _question(request: GrantRequest, text: str, token: RefreshToken) -> Question:
-    marks = (family_mark(token.family_id), epoch_mark(token.client_id, token.epoch))
-    return Question(marks, None if is_made_here(text) else text, request.settings.linearizable)
 
 
 async def _revoke_family(request: GrantRequest, token: RefreshToken) -> NoReturn:

@@ -22,6 +22,7 @@ class GrantRequest:
         attempt: the same request, for the audit log.
         settings: the settings of this moment.
         services: the rooms.
+        jkt: the thumbprint of the key that the request proved to hold, if it did. RFC 9449.
     """
 
     form: Form
@@ -29,6 +30,7 @@ class GrantRequest:
     attempt: Attempt
     settings: Settings
     services: Services
+    jkt: str | None = None
 
     @property
     def now(self) -> datetime:
