@@ -10,11 +10,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
+from joserfc import jwt
+from joserfc.jwk import ECKey, KeyParameters, KeySet, RSAKey
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -22,6 +25,10 @@ from oauth2_m2m import OAuth2M2M
 from tests.server import configure, guarded_app
 
 STARTING_SECONDS = 30
+
+#: What a client may ask a token for (RFC 8707), and what it may not.
+RESOURCES = ["https://orders.example/", "https://stock.example/api"]
+FOREIGN = "https://elsewhere.example/"
 
 Document = dict[str, Any]
 
@@ -32,6 +39,7 @@ class Credentials:
 
     client_id: str
     client_secret: str = field(repr=False)
+    private_jwk: Document = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,42 @@ class Server:
         client_id = registered.client.client_id
         if fields:
             self.database["clients"].update_one({"client_id": client_id}, {"$set": fields})
-        return Credentials(client_id, registered.client_secret)
+        return Credentials(client_id, registered.client_secret or "")
+
+    def register_with_key(self, algorithm: str = "ES256", **fields: Any) -> Credentials:
+        """Register a client that authenticates with a key of its own, by private_key_jwt."""
+        parameters: KeyParameters = {"kid": uuid.uuid4().hex, "alg": algorithm, "use": "sig"}
+        key = (
+            ECKey.generate_key("P-256", parameters)
+            if algorithm == "ES256"
+            else RSAKey.generate_key(2048, parameters)
+        )
+        client = self.register(jwks={"keys": [key.as_dict(private=False)]}, **fields)
+        return replace(client, private_jwk=key.as_dict(private=True))
+
+    def metadata(self) -> Document:
+        """What it publishes about itself (RFC 8414)."""
+        response = httpx.get(f"{self.issuer}/.well-known/oauth-authorization-server")
+        document: Document = response.raise_for_status().json()
+        return document
+
+    def keys(self) -> KeySet:
+        """The keys that it publishes (RFC 7517)."""
+        return KeySet.import_key_set(httpx.get(self.metadata()["jwks_uri"]).json())
+
+    def access_token(self, client: Credentials, **form: str) -> str:
+        """A token that a client got without anybody's library."""
+        response = httpx.post(
+            f"{self.issuer}/token",
+            data={"grant_type": "client_credentials", **form},
+            auth=(client.client_id, client.client_secret),
+        )
+        token: str = response.raise_for_status().json()["access_token"]
+        return token
+
+    def claims(self, access_token: str) -> Document:
+        """What a token of this server says, its signature checked by joserfc."""
+        return jwt.decode(access_token, self.keys(), algorithms=["ES256", "RS256"]).claims
 
 
 Serving = Callable[..., Server]

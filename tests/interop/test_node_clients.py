@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.conftest import Credentials, Server, Serving
+from tests.interop.conftest import FOREIGN, Credentials, Server, Serving
 
 Document = dict[str, Any]
 
@@ -34,19 +34,18 @@ pytestmark = [
 
 def node(library: str, flow: str, server: Server, client: Credentials, **job: Any) -> Document:
     """What a flow of a library's script has to tell."""
+    asked = {
+        "flow": flow,
+        "issuer": server.issuer,
+        "client_id": client.client_id,
+        "client_secret": client.client_secret,
+        "private_jwk": client.private_jwk,
+        **job,
+    }
     finished = subprocess.run(
         ["node", f"{library}.mjs"],
         cwd=NODE,
-        input=json.dumps(
-            {
-                "flow": flow,
-                "issuer": server.issuer,
-                "client_id": client.client_id,
-                "client_secret": client.client_secret,
-                "metadata": metadata(server),
-                **job,
-            }
-        ),
+        input=json.dumps(asked),
         capture_output=True,
         text=True,
         timeout=FLOW_SECONDS,
@@ -57,39 +56,128 @@ def node(library: str, flow: str, server: Server, client: Credentials, **job: An
     return told
 
 
-def metadata(server: Server) -> Document:
-    """What somebody configures who cannot discover it."""
-    return {
-        "issuer": server.issuer,
-        "token_endpoint": f"{server.issuer}/token",
-        "revocation_endpoint": f"{server.issuer}/revoke",
-    }
+def registered(server: Server, method: str) -> Credentials:
+    """A client that authenticates in this way."""
+    return server.register_with_key() if method == "private_key_jwt" else server.register()
 
 
-LIBRARIES = ["openid-client", "oauth4webapi", "simple-oauth2"]
-
-
-@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_a_client_with_a_secret(serving: Serving, library: str, method: str) -> None:
-    """Client credentials, calls, a refresh and a revocation, all by itself."""
-    server = serving()
-    told = node(library, "life", server, server.register(), method=method)
-    assert told["token"]["token_type"].lower() == "bearer"
-    assert told["token"]["scope"] == told["refreshed"]["scope"] == "read"
-    assert told["refreshed"]["refresh_token"] != told["token"]["refresh_token"]
+def assert_life(told: Document, *, token_type: str = "bearer") -> None:
+    """A token that is used, replaced and revoked."""
+    token, refreshed = told["token"], told["refreshed"]
+    assert token["token_type"].lower() == refreshed["token_type"].lower() == token_type
+    assert token["scope"] == refreshed["scope"] == "read"
+    assert refreshed["refresh_token"] != token["refresh_token"]
     assert (told["protected"], told["admin_only"]) == (200, 403)
     assert told["protected_after_refresh"] == 200
     assert told["protected_after_revocation"] == 401
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_a_client_understands_our_errors(serving: Serving, library: str) -> None:
-    """A refusal becomes the exception that the library has for it, with its code."""
+# --- without discovery --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+def test_simple_oauth2(serving: Serving, method: str) -> None:
+    """Client credentials, calls, a refresh and a revocation, configured by hand."""
     server = serving()
+    assert_life(node("simple-oauth2", "life", server, server.register(), method=method))
+
+
+# --- with discovery -----------------------------------------------------------------------------
+
+DISCOVERING = ["openid-client", "oauth4webapi"]
+
+
+@pytest.mark.parametrize("token_type", ["bearer", "dpop"])
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+@pytest.mark.parametrize("library", DISCOVERING)
+def test_a_life(serving: Serving, library: str, method: str, token_type: str) -> None:
+    """A machine that knows the issuer and its own credentials finds out all the rest."""
+    server = serving(ALGORITHM="ES256")
+    client = registered(server, method)
+    told = node(
+        library, "life", server, client, method=method, dpop=token_type == "dpop", introspect=True
+    )
+    assert_life(told, token_type=token_type)
+    introspected = told["introspected"]
+    assert introspected["active"] is True
+    assert introspected["client_id"] == client.client_id
+    assert introspected["scope"] == "read"
+    assert introspected["iss"] == server.issuer
+    assert ("cnf" in introspected) == (token_type == "dpop")
+    assert told["introspected_after_revocation"] == {"active": False}
+
+
+@pytest.mark.parametrize("library", DISCOVERING)
+def test_dpop_nonces(serving: Serving, library: str) -> None:
+    """A library that is asked for a nonce of ours comes again with it."""
+    server = serving(ALGORITHM="ES256", DPOP_REQUIRE_NONCE=True)
+    told = node(library, "life", server, server.register(), method="client_secret_basic", dpop=True)
+    assert_life(told, token_type="dpop")
+
+
+@pytest.mark.parametrize("library", [*DISCOVERING, "simple-oauth2"])
+def test_errors(serving: Serving, library: str) -> None:
+    """A refusal becomes the exception that the library has for it, with its code."""
+    server = serving(ALGORITHM="ES256")
     told = node(library, "refusals", server, server.register(), method="client_secret_post")
     assert {case: (refusal["error"], refusal["status"]) for case, refusal in told.items()} == {
         "wrong_secret": ("invalid_client", 401),
         "foreign_scope": ("invalid_scope", 400),
         "spent_refresh_token": ("invalid_grant", 400),
     }
+
+
+# --- resource servers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_jose_validates_our_tokens(serving: Serving, algorithm: str) -> None:
+    """A resource server with jose finds the keys and reads a token by RFC 9068, without us."""
+    server = serving(ALGORITHM=algorithm)
+    client = server.register()
+    told = node(
+        "jose",
+        "validate",
+        server,
+        client,
+        access_token=server.access_token(client),
+        audience=server.issuer,
+        foreign=FOREIGN,
+    )
+    assert told["header"]["alg"] == algorithm
+    assert told["claims"]["client_id"] == told["claims"]["sub"] == client.client_id
+    assert told["elsewhere"]["code"] == "ERR_JWT_CLAIM_VALIDATION_FAILED"
+    assert told["forged"]["code"] == "ERR_JWS_SIGNATURE_VERIFICATION_FAILED"
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+@pytest.mark.parametrize("token_type", ["bearer", "dpop"])
+def test_oauth4webapi_validates_our_tokens(
+    serving: Serving, token_type: str, algorithm: str
+) -> None:
+    """A resource server with oauth4webapi reads tokens by RFC 9068, those bound by DPoP too."""
+    server = serving(ALGORITHM=algorithm)
+    client = server.register()
+    told = node(
+        "oauth4webapi",
+        "validate",
+        server,
+        client,
+        method="client_secret_basic",
+        dpop=token_type == "dpop",
+        audience=server.issuer,
+        foreign=FOREIGN,
+    )
+    assert told["claims"]["client_id"] == client.client_id
+    assert ("cnf" in told["claims"]) == (token_type == "dpop")
+    assert told["elsewhere"]["code"] == "OAUTH_JWT_CLAIM_COMPARISON_FAILED"
+
+
+def test_oauth4webapi_discovers_the_resource(serving: Serving) -> None:
+    """From the address of the resource alone a client finds its authorization server."""
+    server = serving(ALGORITHM="ES256")
+    told = node(
+        "oauth4webapi", "protected_resource", server, server.register(), resource=server.issuer
+    )
+    assert told["resource"] == server.issuer
+    assert told["authorization_servers"] == [server.issuer]

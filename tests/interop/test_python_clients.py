@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jwt as pyjwt
 import pytest
 import requests
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
+from authlib.oauth2.rfc6750 import InvalidTokenError
+from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
+from authlib.oauth2.rfc9068 import JWTBearerTokenValidator
+from joserfc.errors import JoseError
+from joserfc.jwt import JWTClaimsRegistry
+from jwt import PyJWKClient, PyJWTError
 from oauthlib.oauth2 import (
     BackendApplicationClient,
     InvalidClientError,
     InvalidGrantError,
     InvalidScopeError,
 )
-from requests.auth import HTTPBasicAuth
+from requests.auth import AuthBase, HTTPBasicAuth
+from requests_oauth2client import (
+    ClientSecretBasic,
+    ClientSecretPost,
+    OAuth2Client,
+    PrivateKeyJwt,
+)
 from requests_oauthlib import OAuth2Session
 
-from tests.interop.conftest import Credentials, Server, Serving
+from tests.interop.conftest import FOREIGN, Credentials, Server, Serving
 
 
 @pytest.fixture
@@ -35,8 +49,9 @@ def client(server: Server) -> Credentials:
 
 @pytest.fixture(autouse=True)
 def _plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oauthlib refuses plain HTTP otherwise; nothing leaves this machine."""
+    """They refuse plain HTTP otherwise; nothing leaves this machine."""
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
+    monkeypatch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")
 
 
 # --- requests-oauthlib --------------------------------------------------------------------------
@@ -149,3 +164,176 @@ async def test_authlib_on_httpx(server: Server, client: Credentials, method: str
         )
         assert revoked.status_code == 200
         assert (await session.get(f"{server.issuer}/protected")).status_code == 401
+
+
+# --- requests_oauth2client ----------------------------------------------------------------------
+
+
+def discovered(server: Server, auth: AuthBase, **options: Any) -> OAuth2Client:
+    """A client that knows its credentials, and where the metadata are."""
+    return OAuth2Client.from_discovery_endpoint(
+        f"{server.issuer}/.well-known/oauth-authorization-server",
+        issuer=server.issuer,
+        auth=auth,
+        testing=True,  # plain HTTP, on this machine only
+        **options,
+    )
+
+
+def authentication(server: Server, method: str) -> AuthBase:
+    """The credentials of a client that authenticates in this way."""
+    if method == "private_key_jwt":
+        client = server.register_with_key()
+        # Else it names the address that it sends to: /token, but /introspect and /revoke as well.
+        return PrivateKeyJwt(client.client_id, client.private_jwk, aud=server.issuer)
+    client = server.register()
+    kind = ClientSecretBasic if method == "client_secret_basic" else ClientSecretPost
+    return kind(client.client_id, client.client_secret)
+
+
+@pytest.mark.parametrize("token_type", ["bearer", "dpop"])
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+def test_requests_oauth2client(serving: Serving, method: str, token_type: str) -> None:
+    """Discovery, a token, calls, a refresh, introspection and revocation, all by itself."""
+    server = serving(ALGORITHM="ES256")
+    client = discovered(
+        server,
+        authentication(server, method),
+        dpop_bound_access_tokens=token_type == "dpop",
+    )
+    with client.session as session:
+        token = client.client_credentials(scope="read")
+        assert token.token_type.lower() == token_type
+        assert session.get(f"{server.issuer}/protected", auth=token).status_code == 200
+        assert session.get(f"{server.issuer}/admin-only", auth=token).status_code == 403
+
+        refreshed = client.refresh_token(token)
+        assert refreshed.token_type.lower() == token_type
+        assert refreshed.refresh_token != token.refresh_token
+        assert session.get(f"{server.issuer}/protected", auth=refreshed).status_code == 200
+
+        introspected = client.introspect_token(refreshed)
+        assert introspected["active"] is True
+        assert introspected["client_id"] == client.client_id
+        assert introspected["token_type"].lower() == token_type
+        assert client.introspect_token(refreshed, "refresh_token")["active"] is True
+        assert client.revoke_access_token(refreshed) is True
+        assert session.get(f"{server.issuer}/protected", auth=refreshed).status_code == 401
+        assert client.introspect_token(refreshed) == {"active": False}
+        assert client.revoke_refresh_token(refreshed) is True
+        assert client.introspect_token(refreshed, "refresh_token") == {"active": False}
+
+
+def test_requests_oauth2client_comes_again_with_our_nonce(serving: Serving) -> None:
+    """A library that is asked for a nonce, by /token or by a guarded route, takes ours."""
+    server = serving(ALGORITHM="ES256", DPOP_REQUIRE_NONCE=True)
+    client = discovered(
+        server, authentication(server, "client_secret_basic"), dpop_bound_access_tokens=True
+    )
+    with client.session as session:
+        token = client.client_credentials(scope="read")
+        assert session.get(f"{server.issuer}/protected", auth=token).status_code == 200
+        refreshed = client.refresh_token(token)
+        assert session.get(f"{server.issuer}/protected", auth=refreshed).status_code == 200
+
+
+# --- httpx-auth ---------------------------------------------------------------------------------
+
+
+# --- what several of them do --------------------------------------------------------------------
+
+
+def test_our_metadata_are_valid(serving: Serving) -> None:
+    """Authlib finds nothing to complain of in what we publish (RFC 8414)."""
+    metadata = serving(ALGORITHM="ES256").metadata()
+    assert metadata["response_types_supported"] == []  # taken for a missing one
+    AuthorizationServerMetadata(metadata | {"response_types_supported": ["none"]}).validate()
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+def test_authlib_introspects(serving: Serving, method: str) -> None:
+    """Authlib asks what a token is worth, before and after it is revoked."""
+    server = serving(ALGORITHM="ES256")
+    client = server.register()
+    metadata = server.metadata()
+    with AuthlibSession(
+        client.client_id,
+        client.client_secret,
+        token_endpoint_auth_method=method,
+        revocation_endpoint_auth_method=method,
+    ) as session:
+        token = session.fetch_token(metadata["token_endpoint"], grant_type="client_credentials")
+
+        def introspected(kind: str) -> Any:
+            url = metadata["introspection_endpoint"]
+            return session.introspect_token(url, token[kind], kind).json()
+
+        assert introspected("access_token")["active"] is True
+        assert introspected("refresh_token")["active"] is True
+        session.revoke_token(metadata["revocation_endpoint"], token["refresh_token"])  # type: ignore[no-untyped-call]
+        assert introspected("access_token") == introspected("refresh_token") == {"active": False}
+
+
+# --- resource servers ---------------------------------------------------------------------------
+
+
+class AuthlibValidator(JWTBearerTokenValidator):
+    """Authlib's resource server, with the keys that we publish."""
+
+    def __init__(self, server: Server, audience: str) -> None:
+        super().__init__(server.issuer, audience)
+        self.keys = server.keys()
+
+    def get_jwks(self) -> Any:
+        """The keys to check with."""
+        return self.keys
+
+
+def read_by_authlib(server: Server, token: str, audience: str) -> dict[str, Any]:
+    validator = AuthlibValidator(server, audience)
+    claims = validator.authenticate_token(token)
+    validator.validate_token(claims, ["read"], None)
+    return dict(claims)
+
+
+def read_by_joserfc(server: Server, token: str, audience: str) -> dict[str, Any]:
+    claims = server.claims(token)
+    JWTClaimsRegistry(
+        iss={"essential": True, "value": server.issuer},
+        aud={"essential": True, "value": audience},
+        exp={"essential": True},
+    ).validate(claims)
+    return claims
+
+
+def read_by_pyjwt(server: Server, token: str, audience: str) -> dict[str, Any]:
+    key = PyJWKClient(server.metadata()["jwks_uri"]).get_signing_key_from_jwt(token)
+    claims: dict[str, Any] = pyjwt.decode(
+        token,
+        key,
+        algorithms=["ES256", "RS256"],
+        issuer=server.issuer,
+        audience=audience,
+        options={"require": ["exp", "iat", "jti", "sub", "aud", "iss"]},
+    )
+    return claims
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+@pytest.mark.parametrize("read", [read_by_authlib, read_by_joserfc, read_by_pyjwt])
+def test_resource_servers_read_our_tokens(
+    serving: Serving, read: Callable[[Server, str, str], dict[str, Any]], algorithm: str
+) -> None:
+    """Whoever knows our issuer validates a token without us, by RFC 9068; and no forged one."""
+    server = serving(ALGORITHM=algorithm)
+    client = server.register()
+    token = server.access_token(client)
+    claims = read(server, token, server.issuer)
+    assert claims["client_id"] == claims["sub"] == client.client_id
+    refusals = (JoseError, PyJWTError, InvalidTokenError)
+    with pytest.raises(refusals):
+        read(server, token, FOREIGN)
+    head, signature = token.rsplit(".", 1)
+    forged = f"{head}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
+    with pytest.raises(refusals):
+        read(server, forged, server.issuer)

@@ -99,4 +99,34 @@ async function refusals(job) {
   }
 }
 
-await run({ life, refusals })
+/** A token for the resources that are asked for (RFC 8707), and the refusal of another one. */
+async function resource(job) {
+  const own = await machine(job)
+  const asking = (resources) => own.getToken(resources.map((resource) => ['resource', resource]))
+  return { token: await asking(job.resources), foreign: await refusal(asking([job.foreign])) }
+}
+
+/** What a resource server finds that uses this library (RFC 9068 section 4, RFC 9449 section 7). */
+async function validate(job) {
+  const own = await machine(job)
+  const { access_token: token } = await own.getToken()
+  let request
+  await oauth.protectedResourceRequest(token, 'GET', new URL(job.audience), undefined, undefined, {
+    ...own.options,
+    [oauth.customFetch]: async (url, options) => {
+      request = new Request(url, options)
+      return new Response()
+    },
+  })
+  const reading = (audience) => oauth.validateJwtAccessToken(own.as, request, audience, insecure)
+  return { claims: await reading(job.audience), elsewhere: await refusal(reading(job.foreign)) }
+}
+
+/** Where the resource says that tokens for it come from (RFC 9728). */
+async function protected_resource({ resource: text }) {
+  const resource = new URL(text)
+  const response = await oauth.resourceDiscoveryRequest(resource, insecure)
+  return oauth.processResourceDiscoveryResponse(resource, response)
+}
+
+await run({ life, refusals, resource, validate, protected_resource })

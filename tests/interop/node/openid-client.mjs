@@ -77,4 +77,13 @@ async function refusals(job) {
   }
 }
 
-await run({ life, refusals })
+/** A token for the resources that are asked for (RFC 8707), and the refusal of another one. */
+async function resource(job) {
+  const config = await configuration(job)
+  const asking = (resources) =>
+    client.clientCredentialsGrant(
+      config, new URLSearchParams(resources.map((resource) => ['resource', resource])))
+  return { token: await asking(job.resources), foreign: await refusal(asking([job.foreign])) }
+}
+
+await run({ life, refusals, resource })
