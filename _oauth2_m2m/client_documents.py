@@ -6,20 +6,35 @@ closed, and the message names the field that is at fault.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, Settings
+from _oauth2_m2m.key_sets import public_keys_from
+from _oauth2_m2m.remote_documents import place_of
+from _oauth2_m2m.resources import is_resource
 from _oauth2_m2m.scopes import LONGEST_SCOPE, Scope, format_scope, is_scope_token
+from _oauth2_m2m.signatures import VerifyingKey
 from _oauth2_m2m.storage import as_utc
 
 MOST_SECRETS = 20
 MOST_SCOPES = 200
+MOST_AUDIENCES = 50
+_LONGEST_AUDIENCE = 2048
+_MOST_REMEMBERED_KEY_SETS = 1000
 _LONGEST_TYPED_ID = 255
 _LONGEST_LIFETIME_MINUTES = LONGEST_ACCESS_TOKEN_LIFETIME // timedelta(minutes=1)
+
+#: How a client may prove who it is. RFC 7591 section 2 names the methods.
+SECRET_METHODS = BASIC, POST = ("client_secret_basic", "client_secret_post")
+PRIVATE_KEY_JWT = "private_key_jwt"
+_SECRET_METHODS, _KEY_METHODS = frozenset(SECRET_METHODS), frozenset({PRIVATE_KEY_JWT})
+_METHODS = _SECRET_METHODS | _KEY_METHODS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +54,11 @@ class Client:
         issue_refresh_tokens: its own choice, or `None` for the setting's.
         created_at, last_used_at: when, in UTC, if the document says so.
         epoch: which generation of its tokens is alive; see `revocation.epoch_mark`.
+        audience: the resources that it may ask for, besides the setting's. RFC 8707.
+        dpop_bound_access_tokens: whether it gets bound tokens only. RFC 9449 section 5.2.
+        token_endpoint_auth_methods: how it may prove who it is; `None`: see `allows_method`.
+        jwks: its public keys, when they stand in its document.
+        jwks_uri: where it publishes them, when they do not.
     """
 
     client_id: str
@@ -56,6 +76,9 @@ class Client:
     epoch: str = ""
     audience: tuple[str, ...] = ()
     dpop_bound_access_tokens: bool = False
+    token_endpoint_auth_methods: frozenset[str] | None = None
+    jwks: tuple[VerifyingKey, ...] = field(default=(), repr=False)
+    jwks_uri: str | None = None
     secrets: tuple[StoredSecret, ...] = field(default=(), repr=False)
 
     def limit(self, settings: Settings) -> int:
@@ -81,6 +104,18 @@ class Client:
         """Whether it may use one of these grants."""
         return self.grant_types is None or not self.grant_types.isdisjoint(grant_types)
 
+    def allows_method(self, *methods: str) -> bool:
+        """Whether it may prove who it is by one of these methods.
+
+        A client with keys uses them alone, and one without uses its secret, unless its document
+        says otherwise: a key is worth little beside a secret that somebody may have copied.
+        """
+        allowed = self.token_endpoint_auth_methods
+        if allowed is None:
+            has_keys = self.jwks or self.jwks_uri
+            allowed = _KEY_METHODS if has_keys else _SECRET_METHODS
+        return not allowed.isdisjoint(methods)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
@@ -96,11 +131,11 @@ class RegisteredClient:
 
     Attributes:
         client: the client.
-        client_secret: the secret to hand to whoever runs it.
+        client_secret: the secret to hand to whoever runs it; `None` when it uses keys instead.
     """
 
     client: Client
-    client_secret: str = field(repr=False)
+    client_secret: str | None = field(repr=False)
 
 
 def client_from(document: Mapping[str, Any]) -> Client:
@@ -112,6 +147,9 @@ def client_from(document: Mapping[str, Any]) -> Client:
     minutes = _whole_number(document, "access_token_expire_minutes", 1)
     lifetime = minutes and timedelta(minutes=min(minutes, _LONGEST_LIFETIME_MINUTES))
     grant_types = _texts(document, "grant_types")
+    jwks, jwks_uri = _jwks(document), _jwks_uri(document)
+    if jwks and jwks_uri:
+        raise ValueError("jwks and jwks_uri exclude each other (RFC 7591 section 2)")
     return Client(
         client_id=_typed_id(document),
         scopes=_scopes(document),
@@ -126,6 +164,11 @@ def client_from(document: Mapping[str, Any]) -> Client:
         created_at=as_utc(document.get("created_at")),
         last_used_at=as_utc(document.get("last_used_at")),
         epoch=_text(document, "epoch") or "",
+        audience=_audience(document),
+        dpop_bound_access_tokens=_boolean(document, "dpop_bound_access_tokens") or False,
+        token_endpoint_auth_methods=_methods(document),
+        jwks=jwks,
+        jwks_uri=jwks_uri,
         secrets=tuple(_stored_secrets(document)),
     )
 
@@ -172,6 +215,60 @@ def _networks(document: Mapping[str, Any]) -> tuple[IPv4Network | IPv6Network, .
         return tuple(map(ip_network, _texts(document, "allowed_networks") or ()))
     except ValueError:
         raise ValueError("allowed_networks must be networks such as 10.0.0.0/8") from None
+
+
+def _audience(document: Mapping[str, Any]) -> tuple[str, ...]:
+    audience = _texts(document, "audience") or []
+    fine = all(len(name) <= _LONGEST_AUDIENCE and is_resource(name) for name in audience)
+    if len(audience) > MOST_AUDIENCES or not fine:
+        raise ValueError(
+            f"audience must be a list of at most {MOST_AUDIENCES} absolute URIs without fragment, "
+            f"each up to {_LONGEST_AUDIENCE} characters (RFC 8707 section 2)"
+        )
+    return tuple(dict.fromkeys(audience))
+
+
+def _methods(document: Mapping[str, Any]) -> frozenset[str] | None:
+    methods = _texts(document, "token_endpoint_auth_methods")
+    if methods is None:
+        return None
+    if not methods or not _METHODS.issuperset(methods):
+        raise ValueError(
+            f"token_endpoint_auth_methods must be a list of some of {', '.join(sorted(_METHODS))}"
+        )
+    return frozenset(methods)
+
+
+def _jwks(document: Mapping[str, Any]) -> tuple[VerifyingKey, ...]:
+    value = document.get("jwks")
+    if value is None:
+        return ()
+    try:
+        keys = _keys_of(json.dumps(value, sort_keys=True))
+    except (TypeError, RecursionError):  # what MongoDB stores and JSON does not
+        raise ValueError("jwks must be a JWK Set") from None
+    except ValueError as fault:
+        raise ValueError(f"jwks cannot be used: {fault}") from None
+    if not keys:  # it would silently become a client of secrets
+        raise ValueError("jwks has no key that is supported here: ES256 or RS256")
+    return keys
+
+
+@lru_cache(maxsize=_MOST_REMEMBERED_KEY_SETS)
+def _keys_of(jwk_set: str) -> tuple[VerifyingKey, ...]:
+    """Parsing a key takes longer than verifying with it, so what was parsed is remembered."""
+    return public_keys_from(json.loads(jwk_set))
+
+
+def _jwks_uri(document: Mapping[str, Any]) -> str | None:
+    url = _text(document, "jwks_uri")
+    if not url:
+        return None
+    try:
+        place_of(url)  # whether it may be http is for the moment when it is fetched
+    except ValueError as fault:
+        raise ValueError(f"jwks_uri cannot be used: {fault}") from None
+    return url
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:

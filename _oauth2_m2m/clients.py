@@ -10,7 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from _oauth2_m2m.audit import AuditLog, Event
-from _oauth2_m2m.client_documents import MOST_SECRETS, Client, RegisteredClient, client_from
+from _oauth2_m2m.client_documents import (
+    MOST_SECRETS,
+    SECRET_METHODS,
+    Client,
+    RegisteredClient,
+    client_from,
+)
 from _oauth2_m2m.config import LONGEST_REFRESH_TOKEN_LIFETIME
 from _oauth2_m2m.credentials import (
     LONGEST_SECRET,
@@ -63,6 +69,11 @@ class Clients:
         allowed_networks: Sequence[str] = (),
         grant_types: Collection[str] | None = None,
         issue_refresh_tokens: bool | None = None,
+        jwks: Mapping[str, Any] | None = None,
+        jwks_uri: str | None = None,
+        token_endpoint_auth_methods: Collection[str] | None = None,
+        audience: Sequence[str] = (),
+        dpop_bound_access_tokens: bool | None = None,
     ) -> RegisteredClient:
         """Register a client.
 
@@ -70,34 +81,53 @@ class Clients:
             client_id: 1 to 128 of `A-Z a-z 0-9 . _ ~ -`; made when there is none.
             scopes: the scope names that it may ask for.
             role: the role that its tokens carry.
-            client_secret: its secret; best left out, so that one with 256 random bits is made.
+            client_secret: its secret; best left out, so that one with 256 random bits is made, or
+                none for a client that uses keys alone.
             name: what people call it.
             access_token_expire_minutes: the lifetime of its access tokens; else the setting's.
             max_requests_per_minute: its own limit, 0 for none; else the setting's.
             allowed_networks: where it may authenticate from, such as `10.0.0.0/8`; else anywhere.
             grant_types: the grants that it may use, such as `client_credentials`; else all.
             issue_refresh_tokens: whether it gets refresh tokens; else as the setting says.
+            jwks: its public keys, a JWK Set; or
+            jwks_uri: where it publishes them, an https URL.
+            token_endpoint_auth_methods: how it may prove who it is: `client_secret_basic`,
+                `client_secret_post`, `private_key_jwt`; else by its keys if it has any, and by its
+                secret if not.
+            audience: the resources that it may ask for, absolute URIs.
+            dpop_bound_access_tokens: whether it gets tokens only that DPoP binds to a key.
 
         Returns:
-            The client and its secret. The secret cannot be shown again.
+            The client and its secret, `None` if it has none. The secret cannot be shown again.
 
         Raises:
             ClientExists: the id is taken.
             ValueError: an argument cannot be stored; the message says which.
         """
-        secret = make_client_secret() if client_secret is None else client_secret
-        _check_secret(secret)
+        methods = token_endpoint_auth_methods
+        if methods is None and jwks is None and jwks_uri is None:
+            methods = SECRET_METHODS
+        secret = client_secret
+        if secret is None and not set(SECRET_METHODS).isdisjoint(methods or ()):
+            secret = make_client_secret()
+        if secret is not None:
+            _check_secret(secret)
         document: Document = {
             "client_id": _check_id(make_id() if client_id is None else client_id),
-            "client_secret": await self._checker.digest(secret),
+            "client_secret": await self._checker.digest(secret) if secret is not None else None,
             "scopes": sorted(scopes),
             "role": role,
             "name": name,
             "access_token_expire_minutes": access_token_expire_minutes,
             "max_requests_per_minute": max_requests_per_minute,
             "allowed_networks": list(allowed_networks) or None,
-            "grant_types": sorted(grant_types) if grant_types is not None else None,
+            "grant_types": _sorted(grant_types),
             "issue_refresh_tokens": issue_refresh_tokens,
+            "jwks": None if jwks is None else dict(jwks),
+            "jwks_uri": jwks_uri,
+            "token_endpoint_auth_methods": _sorted(token_endpoint_auth_methods),
+            "audience": list(audience) or None,
+            "dpop_bound_access_tokens": dpop_bound_access_tokens,
             "created_at": _now(),
             "epoch": make_id(8),
         }
@@ -125,13 +155,16 @@ class Clients:
         Raises:
             ClientNotFound: there is no such client.
             ClientChanged: somebody else changed it meanwhile.
-            ValueError: the overlap is negative, or the client has too many secrets already.
+            ValueError: the overlap is negative, or the client has too many secrets already, or uses
+                none at all.
         """
         if overlap < timedelta(0):
             raise ValueError("overlap must not be negative")
         secret, now = make_client_secret(), _now()
         document = await self._document(client_id)
         client = client_from(document)
+        if not client.allows_method(*SECRET_METHODS):
+            raise ValueError("the client uses keys, no secret: change its jwks or jwks_uri instead")
         update: dict[str, Any] = {"client_secret": fingerprint(secret), "secrets": []}
         if overlap:
             update["secrets"] = await self._kept_secrets(document, now, now + overlap)
@@ -307,6 +340,10 @@ class Clients:
 
     async def _record(self, event: Event, client_id: str, reason: str | None = None) -> None:
         await self._audit.record(event, _now(), client_id=client_id, reason=reason)
+
+
+def _sorted(words: Collection[str] | None) -> Sequence[str] | None:
+    return None if words is None else sorted(words)
 
 
 def _check_id(client_id: str) -> str:

@@ -60,7 +60,7 @@ async def _seed_ours(
                 client_secret=known.get(f"bench_{number}"),
                 scopes=["read", "write"],
             )
-            made[registered.client.client_id] = registered.client_secret
+            made[registered.client.client_id] = registered.client_secret or ""
         return made
 
 

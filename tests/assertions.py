@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import time
 import uuid
@@ -81,8 +82,11 @@ class ClientKey:
 
 
 def es256_key(kid: str | None = None) -> ClientKey:
-    """A new key on the curve P-256."""
-    return ClientKey(ec.generate_private_key(ec.SECP256R1()), kid)
+    """A key on the curve P-256: the same for the same name, a new one without a name."""
+    if kid is None:
+        return ClientKey(ec.generate_private_key(ec.SECP256R1()))
+    seed = int.from_bytes(hashlib.sha256(kid.encode()).digest()[:31])
+    return ClientKey(ec.derive_private_key(seed, ec.SECP256R1()), kid)
 
 
 def rs256_key(kid: str | None = None, bits: int = 2048) -> ClientKey:

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import httpx
 from pymongo.database import Database
 
+from oauth2_m2m import RegisteredClient
 from tests.server import HOME, Server
 
 Document = dict[str, Any]
@@ -122,7 +123,13 @@ async def new_machine(
 ) -> Machine:
     """Register a client with a made secret, which no slow hash protects, and give it a machine."""
     registered = await server.m2m.clients.register(scopes=scopes, **registration)
-    return Machine(server.http(ip), registered.client.client_id, registered.client_secret, method)
+    return Machine(server.http(ip), registered.client.client_id, secret_of(registered), method)
+
+
+def secret_of(registered: RegisteredClient) -> str:
+    """The secret of a client that was registered with one, or given a new one."""
+    assert registered.client_secret is not None
+    return registered.client_secret
 
 
 def type_client(

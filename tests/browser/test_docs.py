@@ -20,6 +20,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from example.mongodb import HOST, free_port
 from oauth2_m2m import OAuth2M2M
+from tests.machine import secret_of
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -86,7 +87,7 @@ async def test_authorize_gets_a_token_by_client_credentials_and_uses_it(
 ) -> None:
     """In Swagger UI, "Authorize" with id and secret opens the guarded route."""
     m2m = OAuth2M2M(async_database)  # type: ignore[arg-type]
-    secret = (await m2m.clients.register("browser", scopes=["read"])).client_secret
+    secret = secret_of(await m2m.clients.register("browser", scopes=["read"]))
     browser.get(f"{site}/docs")
     _found(browser, "button.authorize").click()
     _found(browser, ".auth-container input[type=text]").send_keys("browser")

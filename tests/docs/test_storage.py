@@ -10,7 +10,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
-from tests.machine import Machine
+from tests.machine import Machine, secret_of
 from tests.papers import codes, paper, section, table
 from tests.server import configure, running
 
@@ -38,7 +38,7 @@ async def used_database(
             issue_refresh_tokens=True,
         )
         async with server.http() as http:
-            machine = Machine(http, "billing", registered.client_secret)
+            machine = Machine(http, "billing", secret_of(registered))
             tokens = await machine.refresh(await machine.get_token())
             await machine.revoke(tokens.access)
             for _ in range(10):  # more than the limit, whether or not a minute ends meanwhile

@@ -24,7 +24,7 @@ from pymongo.database import Database
 
 from example.mongodb import HOST, free_port
 from oauth2_m2m import OAuth2M2M
-from tests.machine import Machine, audit
+from tests.machine import Machine, audit, secret_of
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 4
@@ -104,7 +104,7 @@ class Service:
         async with AsyncMongoClient[dict[str, Any]](self.mongo_url) as client:
             m2m = OAuth2M2M(client[self.database.name])
             registered = await m2m.clients.register(scopes=["read"], **registration)
-        return Machine(http, registered.client.client_id, registered.client_secret)
+        return Machine(http, registered.client.client_id, secret_of(registered))
 
     def http(self) -> httpx.AsyncClient:
         """An HTTP client with one connection, kept open until it is closed."""

@@ -11,10 +11,19 @@ from bson.int64 import Int64
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from _oauth2_m2m.client_documents import MOST_SCOPES, MOST_SECRETS, client_from
+from _oauth2_m2m.client_documents import (
+    MOST_AUDIENCES,
+    MOST_SCOPES,
+    MOST_SECRETS,
+    PRIVATE_KEY_JWT,
+    SECRET_METHODS,
+    client_from,
+)
 from _oauth2_m2m.config import Settings
+from tests.assertions import es256_key, jwks
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
+ONE, TWO = es256_key("one"), es256_key("two")
 TYPED = {"client_id": "test_client", "client_secret": "test_secret", "scopes": ["read", "write"]}
 
 
@@ -64,6 +73,19 @@ def test_no_secret_is_shown() -> None:
         ({"created_at": "2030-01-02T01:00:00+01:00"}, "created_at", NOW),
         ({"created_at": "yesterday"}, "created_at", None),
         ({"epoch": "abcdefgh"}, "epoch", "abcdefgh"),
+        ({}, "audience", ()),
+        ({"audience": ["urn:a:b", "https://a/"]}, "audience", ("urn:a:b", "https://a/")),
+        ({"audience": ["https://a/", "https://a/"]}, "audience", ("https://a/",)),
+        ({}, "dpop_bound_access_tokens", False),
+        ({"dpop_bound_access_tokens": True}, "dpop_bound_access_tokens", True),
+        ({"jwks_uri": "https://a/keys"}, "jwks_uri", "https://a/keys"),
+        ({"jwks_uri": "http://localhost:9000/keys"}, "jwks_uri", "http://localhost:9000/keys"),
+        ({"jwks_uri": None}, "jwks_uri", None),
+        (
+            {"token_endpoint_auth_methods": ["private_key_jwt"]},
+            "token_endpoint_auth_methods",
+            frozenset({"private_key_jwt"}),
+        ),
         ({"a_field_of_a_newer_version": {}}, "disabled", False),
     ],
 )
@@ -86,6 +108,20 @@ MALFORMED: dict[str, list[Any]] = {
     "grant_types": ["refresh_token", [7], {}],
     "issue_refresh_tokens": [0, "no", []],
     "epoch": [7, []],
+    "audience": [
+        *["https://a/", ["a"], ["https://a/#b"], ["https://a b/"], [""], [7], {}],
+        *[["https://a/" + "x" * 2048], ["https://a/"] * (MOST_AUDIENCES + 1)],
+    ],
+    "dpop_bound_access_tokens": [0, "yes", []],
+    "token_endpoint_auth_methods": [
+        *["private_key_jwt", [], ["none"], ["client_secret_jwt"], ["private_key_jwt", 7], {}],
+    ],
+    "jwks": [
+        *["", "{}", 7, [], {}, True, {"keys": []}, {"keys": {}}, {"keys": [{"kty": "OKP"}]}],
+        *[jwks(ONE.jwk(d="AQ")), jwks(ONE, ONE), ONE.jwk(), {"keys": [{"kty": b"EC"}]}],
+        {"keys": [ONE.jwk()] * 21},
+    ],
+    "jwks_uri": [7, "keys", "ftp://a/keys", "https://a/#b", "https://u:p@a/", ["https://a/"]],
     "secrets": [
         *["x", ["x"], {"secret": "x"}, [[]], 7, [{"secret": 7}], [{"secret": ["x"]}]],
         *[[{"secret": "x", "expires_at": moment}] for moment in NO_MOMENTS],
@@ -148,7 +184,8 @@ ANY_VALUE = st.recursive(
 FIELDS = [
     "client_id", "client_secret", "scopes", "role", "name", "disabled", "secrets",
     "access_token_expire_minutes", "max_requests_per_minute", "allowed_networks", "grant_types",
-    "issue_refresh_tokens", "created_at", "last_used_at", "epoch",
+    "issue_refresh_tokens", "created_at", "last_used_at", "epoch", "audience", "jwks", "jwks_uri",
+    "token_endpoint_auth_methods", "dpop_bound_access_tokens",
 ]  # fmt: skip
 
 
@@ -214,6 +251,48 @@ def test_grant_types_say_what_a_client_may_use(
 ) -> None:
     """No list allows all, an empty list none."""
     assert client_from({**TYPED, "grant_types": grants}).allows_grant(*asked) is allowed
+
+
+def test_the_keys_of_a_client_are_read() -> None:
+    """In their order, as they verify; a changed document has changed keys at once."""
+    client = client_from({**TYPED, "jwks": jwks(ONE, TWO)})
+    assert [key.kid for key in client.jwks] == ["one", "two"]
+    assert client.jwks[0].verify(b"message", ONE.sign(b"message"))
+    assert client_from({**TYPED, "jwks": jwks(ONE, TWO)}).jwks == client.jwks
+    assert [key.kid for key in client_from({**TYPED, "jwks": jwks(TWO)}).jwks] == ["two"]
+    assert client_from(TYPED).jwks == ()
+
+
+def test_keys_stand_in_one_place() -> None:
+    """In the document or at a URL: which would count otherwise? RFC 7591 section 2."""
+    with pytest.raises(ValueError, match=r"^jwks and jwks_uri exclude each other"):
+        client_from({**TYPED, "jwks": jwks(ONE), "jwks_uri": "https://a/keys"})
+
+
+SECRETS, KEYS = set(SECRET_METHODS), {PRIVATE_KEY_JWT}
+BASIC, POST = SECRET_METHODS
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({}, SECRETS),
+        ({"jwks": jwks(ONE)}, KEYS),
+        ({"jwks_uri": "https://a/keys"}, KEYS),
+        ({"jwks": jwks(ONE), "token_endpoint_auth_methods": [BASIC]}, {BASIC}),
+        ({"jwks": jwks(ONE), "token_endpoint_auth_methods": [POST, *KEYS]}, {POST, *KEYS}),
+        ({"token_endpoint_auth_methods": [*SECRETS, *KEYS]}, SECRETS | KEYS),
+        ({"token_endpoint_auth_methods": [*KEYS]}, KEYS),
+    ],
+)
+def test_a_client_proves_itself_in_the_ways_that_its_document_allows(
+    fields: dict[str, Any], allowed: set[str]
+) -> None:
+    """Without a word about it by its keys alone if it has any, and else by its secret."""
+    client = client_from({**TYPED, **fields})
+    assert {method for method in SECRETS | KEYS if client.allows_method(method)} == allowed
+    assert client.allows_method(*SECRETS) is bool(allowed & SECRETS)
+    assert not client.allows_method("none")
 
 
 @pytest.mark.parametrize(("own", "limit"), [(None, 60), (0, 0), (7, 7)])

@@ -21,7 +21,9 @@ from _oauth2_m2m.credentials import SecretChecker, fingerprint, is_digest, is_ma
 from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
 from _oauth2_m2m.storage import Storage
+from tests.assertions import es256_key, jwks
 from tests.clocks import Clock
+from tests.machine import secret_of
 
 if TYPE_CHECKING:
     from tests.rooms.conftest import Commands
@@ -115,11 +117,55 @@ async def test_a_registered_client_is_found_as_it_was_registered(
     assert found.epoch == registered.client.epoch != ""
     document = database.clients.find_one({})
     assert document is not None
-    assert document["client_secret"] == fingerprint(registered.client_secret)
+    assert document["client_secret"] == fingerprint(secret_of(registered))
     assert document["scopes"] == ["read", "write"]
-    assert is_made_here(registered.client_secret)
-    assert registered.client_secret not in repr(registered)
+    assert is_made_here(secret_of(registered))
+    assert secret_of(registered) not in repr(registered)
     assert events(database, "reporter") == ["client_created"]
+
+
+async def test_a_client_with_keys_has_no_secret(clients: Clients, database: Database[Any]) -> None:
+    """None is made, none is stored and none can be rotated in; its keys are stored as given."""
+    keys = jwks(es256_key("one"))
+    registered = await clients.register(
+        "signer",
+        scopes=["read"],
+        jwks=keys,
+        audience=["https://api.example/"],
+        dpop_bound_access_tokens=True,
+    )
+    assert registered.client_secret is None
+    assert [key.kid for key in registered.client.jwks] == ["one"]
+    assert (await clients.get("signer")).jwks == registered.client.jwks
+    assert registered.client.audience == ("https://api.example/",)
+    assert registered.client.dpop_bound_access_tokens
+    document = database.clients.find_one({}) or {}
+    assert document["jwks"] == keys
+    assert not {"client_secret", "secrets", "jwks_uri"} & document.keys()
+    with pytest.raises(ValueError, match="uses keys"):
+        await clients.rotate_secret("signer")
+    elsewhere = await clients.register(scopes=[], jwks_uri="https://signer.example/keys")
+    assert elsewhere.client_secret is None
+    assert elsewhere.client.jwks_uri == "https://signer.example/keys"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_secret"),
+    [
+        ({"client_secret": "a chosen secret"}, True),
+        ({"token_endpoint_auth_methods": ["private_key_jwt"]}, False),
+        ({"token_endpoint_auth_methods": ["private_key_jwt", "client_secret_post"]}, True),
+    ],
+)
+async def test_a_client_with_keys_has_a_secret_when_somebody_says_so(
+    clients: Clients, arguments: dict[str, Any], has_secret: bool
+) -> None:
+    """By choosing one, or by allowing a method that needs one."""
+    registered = await clients.register(
+        "signer", scopes=[], jwks=jwks(es256_key("one")), **arguments
+    )
+    assert (registered.client_secret is not None) is has_secret
+    assert bool(registered.client.secrets) is has_secret
 
 
 async def test_an_id_is_made_where_there_is_none(clients: Clients) -> None:
@@ -153,6 +199,13 @@ async def test_a_typed_secret_is_stored_as_its_digest(
         ({"client_id": "\u00e9"}, "client_id"),
         ({"client_id": "x" * 129}, "client_id"),
         ({"client_secret": ""}, "client_secret"),
+        ({"jwks": {}}, "jwks"),
+        ({"jwks": {"keys": []}}, "jwks"),
+        ({"jwks": jwks(es256_key("one").jwk(d="AQ"))}, "private"),
+        ({"jwks_uri": "keys"}, "jwks_uri"),
+        ({"jwks": jwks(es256_key("one")), "jwks_uri": "https://a.example/keys"}, "exclude"),
+        ({"token_endpoint_auth_methods": []}, "token_endpoint_auth_methods"),
+        ({"audience": ["here"]}, "audience"),
         ({"client_secret": "x" * 1025}, "client_secret"),
         ({"client_secret": fingerprint("x")}, "digest"),
         ({"client_secret": "scrypt$x"}, "digest"),
@@ -192,8 +245,8 @@ async def test_rotating_without_overlap_ends_the_old_secret_and_its_tokens(
     """The old secret and every live token stop at once; the new secret works."""
     old = await clients.register("reporter", scopes=["read"])
     new = await clients.rotate_secret("reporter")
-    assert not await works(clients, "reporter", old.client_secret)
-    assert await works(clients, "reporter", new.client_secret)
+    assert not await works(clients, "reporter", secret_of(old))
+    assert await works(clients, "reporter", secret_of(new))
     assert new.client.epoch != old.client.epoch
     assert await epoch_is_dead(storage, old.client)
     assert not await epoch_is_dead(storage, new.client)
@@ -204,9 +257,9 @@ async def test_rotating_with_overlap_keeps_the_old_secret_for_a_while(
     storage: Storage, clients: Clients, database: Database[Any]
 ) -> None:
     """Both secrets work side by side until the overlap is over, and no token dies."""
-    secrets = [(await clients.register("reporter", scopes=["read"])).client_secret]
+    secrets = [secret_of(await clients.register("reporter", scopes=["read"]))]
     for _ in range(2):
-        secrets.append((await clients.rotate_secret("reporter", overlap=HOUR)).client_secret)
+        secrets.append(secret_of(await clients.rotate_secret("reporter", overlap=HOUR)))
     assert [await works(clients, "reporter", secret) for secret in secrets] == [True] * 3
     client = await clients.get("reporter")
     assert not await epoch_is_dead(storage, client)
@@ -236,7 +289,7 @@ async def test_parallel_rotations_lose_no_secret(storage: Storage, clients: Clie
     )
     rotated = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     assert rotated
-    assert [await works(clients, "reporter", r.client_secret) for r in rotated] == [True] * len(
+    assert [await works(clients, "reporter", secret_of(r)) for r in rotated] == [True] * len(
         rotated
     )
 
@@ -250,7 +303,7 @@ async def test_a_rotation_that_another_overtakes_hands_out_nothing(
     room = Clients(storage, AuditLog(storage), Revocation(storage), other)
     with pytest.raises(ClientChanged):
         await room.rotate_secret("typed", overlap=HOUR)
-    assert await works(clients, "typed", other.outcome.client_secret)
+    assert await works(clients, "typed", secret_of(other.outcome))
     assert await works(clients, "typed", "plain")
     client = await clients.get("typed")
     assert len(client.live_secrets(datetime.now(UTC))) == 2
@@ -273,7 +326,7 @@ async def test_every_secret_that_was_handed_out_works_or_its_rotation_failed(
         assert rotated
         assert {type(failure) for failure in failed} <= {ClientChanged}
         lasting = rotated if overlap else [r for r in rotated if r is rotated[-1]]
-        works_now = [await works(clients, "reporter", r.client_secret) for r in rotated]
+        works_now = [await works(clients, "reporter", secret_of(r)) for r in rotated]
         assert sum(works_now) == len(lasting)
 
 
@@ -389,7 +442,7 @@ async def test_all_tokens_of_a_client_can_be_revoked(
     await clients.revoke_tokens("reporter")
     assert await epoch_is_dead(storage, before.client)
     assert not await epoch_is_dead(storage, await clients.get("reporter"))
-    assert await works(clients, "reporter", before.client_secret)
+    assert await works(clients, "reporter", secret_of(before))
     assert events(database, "reporter") == ["client_created", "token_revoked"]
 
 
@@ -403,7 +456,7 @@ async def test_a_client_typed_by_hand_is_managed_like_any_other(
     assert (await clients.disable("typed")).disabled
     assert not (await clients.enable("typed")).disabled
     rotated = await clients.rotate_secret("typed", overlap=HOUR)
-    assert await works(clients, "typed", rotated.client_secret)
+    assert await works(clients, "typed", secret_of(rotated))
     assert await works(clients, "typed", "test_secret")
 
 
