@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.conftest import FOREIGN, Credentials, Server, Serving
+from tests.interop.conftest import FOREIGN, RESOURCES, Credentials, Server, Serving
 
 Document = dict[str, Any]
 
@@ -112,7 +112,25 @@ def test_dpop_nonces(serving: Serving, library: str) -> None:
     """A library that is asked for a nonce of ours comes again with it."""
     server = serving(ALGORITHM="ES256", DPOP_REQUIRE_NONCE=True)
     told = node(library, "life", server, server.register(), method="client_secret_basic", dpop=True)
+    assert told["nonces_asked_for"] > 0
     assert_life(told, token_type="dpop")
+
+
+@pytest.mark.parametrize("library", DISCOVERING)
+def test_resource_indicators(serving: Serving, library: str) -> None:
+    """A token is for the resources that were asked for, and for no foreign one."""
+    server = serving(ALGORITHM="ES256")
+    told = node(
+        library,
+        "resource",
+        server,
+        server.register(audience=RESOURCES),
+        method="client_secret_post",
+        resources=RESOURCES,
+        foreign=FOREIGN,
+    )
+    assert sorted(server.claims(told["token"]["access_token"])["aud"]) == sorted(RESOURCES)
+    assert told["foreign"]["error"] == "invalid_target"
 
 
 @pytest.mark.parametrize("library", [*DISCOVERING, "simple-oauth2"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import jwt as pyjwt
 import pytest
 import requests
@@ -14,6 +15,7 @@ from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
 from authlib.oauth2.rfc6750 import InvalidTokenError
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from authlib.oauth2.rfc9068 import JWTBearerTokenValidator
+from httpx_auth import InvalidGrantRequest, OAuth2ClientCredentials
 from joserfc.errors import JoseError
 from joserfc.jwt import JWTClaimsRegistry
 from jwt import PyJWKClient, PyJWTError
@@ -22,17 +24,20 @@ from oauthlib.oauth2 import (
     InvalidClientError,
     InvalidGrantError,
     InvalidScopeError,
+    OAuth2Error,
 )
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests_oauth2client import (
     ClientSecretBasic,
     ClientSecretPost,
+    DPoPToken,
+    EndpointError,
     OAuth2Client,
     PrivateKeyJwt,
 )
 from requests_oauthlib import OAuth2Session
 
-from tests.interop.conftest import FOREIGN, Credentials, Server, Serving
+from tests.interop.conftest import FOREIGN, RESOURCES, Credentials, Server, Serving
 
 
 @pytest.fixture
@@ -233,11 +238,38 @@ def test_requests_oauth2client_comes_again_with_our_nonce(serving: Serving) -> N
     with client.session as session:
         token = client.client_credentials(scope="read")
         assert session.get(f"{server.issuer}/protected", auth=token).status_code == 200
+        assert isinstance(token, DPoPToken)
+        assert token.dpop_key.as_nonce
+        assert token.dpop_key.rs_nonce
         refreshed = client.refresh_token(token)
         assert session.get(f"{server.issuer}/protected", auth=refreshed).status_code == 200
 
 
 # --- httpx-auth ---------------------------------------------------------------------------------
+
+
+def test_httpx_auth(serving: Serving) -> None:
+    """A token by itself at the first call, for the resource that it asks for."""
+    server = serving(ALGORITHM="ES256")
+    client = server.register(audience=[server.issuer, *RESOURCES])
+
+    def auth(**options: Any) -> OAuth2ClientCredentials:
+        return OAuth2ClientCredentials(
+            f"{server.issuer}/token",
+            **{"client_id": client.client_id, "client_secret": client.client_secret, **options},
+        )
+
+    def status(path: str, **options: Any) -> int:
+        return httpx.get(f"{server.issuer}{path}", auth=auth(**options)).status_code
+
+    assert status("/protected", scope="read") == 200
+    assert status("/admin-only", scope="read") == 403
+    assert status("/protected", scope="read", resource=server.issuer) == 200
+    assert status("/protected", scope="read", resource=RESOURCES[0]) == 401
+    with pytest.raises(InvalidGrantRequest, match="invalid_client"):
+        status("/protected", client_secret="wrong")
+    with pytest.raises(InvalidGrantRequest, match="invalid_target"):
+        status("/protected", resource=FOREIGN)
 
 
 # --- what several of them do --------------------------------------------------------------------
@@ -272,6 +304,28 @@ def test_authlib_introspects(serving: Serving, method: str) -> None:
         assert introspected("refresh_token")["active"] is True
         session.revoke_token(metadata["revocation_endpoint"], token["refresh_token"])  # type: ignore[no-untyped-call]
         assert introspected("access_token") == introspected("refresh_token") == {"active": False}
+
+
+@pytest.mark.parametrize("library", ["requests_oauth2client", "requests-oauthlib"])
+def test_resource_indicators(serving: Serving, library: str) -> None:
+    """A token is for the resources that were asked for, and for no foreign one."""
+    server = serving(ALGORITHM="ES256")
+    client = server.register(audience=RESOURCES)
+
+    def token_for(resource: str | list[str]) -> str:
+        if library == "requests_oauth2client":
+            own = ClientSecretBasic(client.client_id, client.client_secret)
+            with (asking := discovered(server, own)).session:
+                return asking.client_credentials(resource=resource).access_token
+        with OAuth2Session(client=BackendApplicationClient(client.client_id)) as session:
+            auth = HTTPBasicAuth(client.client_id, client.client_secret)
+            url = server.metadata()["token_endpoint"]
+            return str(session.fetch_token(url, auth=auth, resource=resource)["access_token"])
+
+    assert server.claims(token_for(RESOURCES[0]))["aud"] == RESOURCES[0]
+    with pytest.raises((EndpointError, OAuth2Error)) as refused:
+        token_for(FOREIGN)
+    assert refused.value.error == "invalid_target"
 
 
 # --- resource servers ---------------------------------------------------------------------------

@@ -36,12 +36,14 @@ async function machine(job) {
       return await ask()
     } catch (error) {
       if (!oauth.isDPoPNonceError(error)) throw error
+      own.nonces_asked_for += 1
       return ask()
     }
   }
-  return {
+  const own = {
     as,
     options,
+    nonces_asked_for: 0,
     getToken: (parameters = {}) =>
       patiently(async () => oauth.processClientCredentialsResponse(
         as, client,
@@ -66,6 +68,7 @@ async function machine(job) {
       }
     },
   }
+  return own
 }
 
 async function life(job) {
@@ -84,6 +87,7 @@ async function life(job) {
   await own.revoke(token.access_token)
   seen.protected_after_revocation = await own.call(token, '/protected')
   if (job.introspect) seen.introspected_after_revocation = await own.introspect(token.access_token)
+  seen.nonces_asked_for = own.nonces_asked_for
   return seen
 }
 

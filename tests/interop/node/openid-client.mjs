@@ -44,7 +44,13 @@ async function life(job) {
       return error.status // a WWW-Authenticate challenge becomes an exception
     }
   }
-  const seen = {}
+  const seen = { nonces_asked_for: 0 }
+  config[client.customFetch] = async (...request) => {
+    const response = await fetch(...request)
+    const asked = response.status >= 400 && response.headers.has('dpop-nonce')
+    if (asked) seen.nonces_asked_for += 1 // what the library answers by itself
+    return response
+  }
   let token = await client.clientCredentialsGrant(config, { scope: 'read' }, options)
   seen.token = token
   seen.protected = await call(token, '/protected')
