@@ -325,7 +325,8 @@ def test_resource_indicators(serving: Serving, library: str) -> None:
     assert server.claims(token_for(RESOURCES[0]))["aud"] == RESOURCES[0]
     with pytest.raises((EndpointError, OAuth2Error)) as refused:
         token_for(FOREIGN)
-    assert refused.value.error == "invalid_target"
+    error: Any = refused.value
+    assert error.error == "invalid_target"
 
 
 # --- resource servers ---------------------------------------------------------------------------
