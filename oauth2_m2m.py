@@ -55,6 +55,8 @@ from _oauth2_m2m.key_sealing import VARIABLE as KEY_ENCRYPTION_KEY
 from _oauth2_m2m.key_sealing import sealer_from
 from _oauth2_m2m.openapi import describe
 from _oauth2_m2m.protected_requests import ServerJudge
+from _oauth2_m2m.remote_introspection import IntrospectionCredentials
+from _oauth2_m2m.resource_server import ResourceServer, ResourceServerHealth
 from _oauth2_m2m.revoking import find_target, revoke_target
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.storage import AnyDatabase
@@ -70,6 +72,7 @@ __all__ = [
     "ConfigurationError",
     "Environment",
     "InsufficientScope",
+    "IntrospectionCredentials",
     "InvalidClient",
     "InvalidDPoPProof",
     "InvalidGrant",
@@ -87,6 +90,8 @@ __all__ = [
     "RateLimitExceeded",
     "Refused",
     "RegisteredClient",
+    "ResourceServer",
+    "ResourceServerHealth",
     "Settings",
     "TemporarilyUnavailable",
     "TooManyKeys",

@@ -14,13 +14,14 @@ from datetime import datetime
 from typing import NamedTuple
 
 from _oauth2_m2m.group_commit import GroupCommit
-from _oauth2_m2m.signatures import b64url_encode
+from _oauth2_m2m.signatures import b64url_decode, b64url_encode
 from _oauth2_m2m.storage import TTL_LAG, Document, Storage
 
 #: A mark's place in the order in which marks are set: the database's own time, which never goes
 #: back, not even when another host becomes the primary. The clocks of our hosts are nothing to it.
 _ITS_PLACE = {"$currentDate": {"seq": {"$type": "timestamp"}}}
-_PUBLISHED_BYTES = 16
+#: Half a SHA-256: enough that no two marks ever meet, and short enough to send by the thousand.
+_DIGEST_BYTES = 16
 
 
 def family_mark(family_id: str) -> str:
@@ -37,10 +38,26 @@ def epoch_mark(client_id: str, epoch: str) -> str:
     return f"client:{client_id}:{epoch}"
 
 
+def digest_of(mark: str) -> bytes:
+    """What of a mark leaves this server: it tells nobody the ids of tokens or clients."""
+    return hashlib.sha256(mark.encode("utf-8", "surrogatepass")).digest()[:_DIGEST_BYTES]
+
+
 def published(mark: str) -> str:
-    """A mark as the feed names it: it tells nobody the ids of tokens or clients."""
-    digest = hashlib.sha256(mark.encode("utf-8", "surrogatepass")).digest()
-    return b64url_encode(digest[:_PUBLISHED_BYTES]).decode("ascii")
+    """A mark as the feed names it."""
+    return b64url_encode(digest_of(mark)).decode("ascii")
+
+
+def digest_from(text: str) -> bytes:
+    """Read a mark as the feed names it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    digest = b64url_decode(text.encode("ascii"))
+    if len(digest) != _DIGEST_BYTES:
+        raise ValueError("not half a digest")
+    return digest
 
 
 def key_mark(kid: str) -> str:
