@@ -1,7 +1,9 @@
 """Which client is calling? RFC 6749 section 2.3.
 
 Two steps: what the request presents (a plain function), and whether it is true (the secret is
-compared). Whatever fails, the answer is one and the same, in words and in time.
+compared, or the signature verified). Whatever fails, the answer is one and the same, in words and
+in time: a secret is always compared and a signature always verified, if need be with nobody's. (One
+thing shows: a client whose `jwks_uri` is looked at anew, once in a while, takes as long as that.)
 """
 
 from __future__ import annotations
@@ -17,18 +19,38 @@ from datetime import datetime
 from urllib.parse import unquote_plus
 
 from _oauth2_m2m.callers import Caller
-from _oauth2_m2m.client_documents import Client, client_from
+from _oauth2_m2m.client_assertions import (
+    ASSERTION_TYPE,
+    Assertion,
+    UnknownClientKey,
+    claimed_client_id,
+    judge_nobody,
+    read_assertion,
+)
+from _oauth2_m2m.client_documents import (
+    BASIC,
+    POST,
+    PRIVATE_KEY_JWT,
+    SECRET_METHODS,
+    Client,
+    client_from,
+)
+from _oauth2_m2m.client_keys import ClientKeys, Keys
 from _oauth2_m2m.clients import Clients
+from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import LONGEST_SECRET, SecretChecker, is_digest
 from _oauth2_m2m.errors import InvalidClient, InvalidRequest, Unprocessable
 from _oauth2_m2m.forms import Form
-from _oauth2_m2m.storage import Document
+from _oauth2_m2m.single_use import SingleUse
+from _oauth2_m2m.storage import Document, Storage
 
 #: A stand-in of the right length, so that a hopeless secret costs what any other does.
 _HOPELESS = "x" * 32
 _MOST_EXPECTED = 10_000
 #: What Swagger UI sends beside its password form when its client fields are empty.
 _EMPTY_BASIC = "Basic Og=="
+#: RFC 7521 section 4.2.
+_ASSERTION_PARAMETERS = ("client_assertion", "client_assertion_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +60,20 @@ class Presented:
     Attributes:
         client_id: the id, known or not.
         secret: the secret; never shown by `repr`.
-        by_basic: whether they came in the header `Authorization: Basic`.
+        methods: the method, as clients' documents call it. The plain dialect counts as both of
+            those that send a secret.
+        assertion: what it signed instead of sending a secret; never shown either.
     """
 
     client_id: str
-    secret: str = field(repr=False)
-    by_basic: bool = False
+    secret: str = field(default="", repr=False)
+    methods: tuple[str, ...] = SECRET_METHODS
+    assertion: str | None = field(default=None, repr=False)
+
+    @property
+    def by_basic(self) -> bool:
+        """Whether it came in the header `Authorization: Basic`."""
+        return self.methods == (BASIC,)
 
 
 def is_plain(form: Form) -> bool:
@@ -73,26 +103,32 @@ def present_plain(form: Form, authorization: Sequence[str]) -> Presented:
     for name in ("username", "password"):
         if name not in form:
             raise Unprocessable(f"Field required: {name}", field=name, kind="missing")
-    if any(header.strip() != _EMPTY_BASIC for header in authorization) or "client_secret" in form:
+    others = {"client_secret", *_ASSERTION_PARAMETERS}
+    if any(header.strip() != _EMPTY_BASIC for header in authorization) or others & form.keys():
         raise InvalidRequest("Authenticate in one way only: username and password, or as a client")
     return Presented(form["username"], form["password"])
 
 
 def present_standard(form: Form, authorization: Sequence[str]) -> Presented:
-    """Read the credentials of `client_secret_basic` or `client_secret_post`.
+    """Read the credentials of `client_secret_basic`, `client_secret_post` or `private_key_jwt`.
 
     Args:
         form: the form of the request.
         authorization: every `Authorization` header, as sent.
 
     Raises:
-        InvalidClient: there are none, or the header is malformed.
+        InvalidClient: there are none, or malformed ones.
         InvalidRequest: there are two kinds at once. RFC 6749 section 2.3.
     """
     if len(authorization) > 1:
         raise InvalidRequest("The header Authorization is repeated: send it once")
     scheme, _, rest = (authorization[0] if authorization else "").partition(" ")
-    if scheme.lower() == "basic":
+    is_basic = scheme.lower() == "basic"
+    if not form.keys().isdisjoint(_ASSERTION_PARAMETERS):
+        if is_basic or "client_secret" in form:
+            raise InvalidRequest("Authenticate in one way only: by an assertion or by a secret")
+        return _present_assertion(form)
+    if is_basic:
         presented = _read_basic(rest.strip())
         if "client_secret" in form or form.get("client_id", presented.client_id) != (
             presented.client_id
@@ -102,7 +138,18 @@ def present_standard(form: Form, authorization: Sequence[str]) -> Presented:
     client_id, secret = form.get("client_id"), form.get("client_secret")
     if client_id is None or secret is None:
         raise InvalidClient(detail="no client credentials")
-    return Presented(client_id, secret)
+    return Presented(client_id, secret, (POST,))
+
+
+def _present_assertion(form: Form) -> Presented:
+    """Read the parameters of an assertion. RFC 7521 section 4.2, with the errors of 4.2.1."""
+    text = form.get("client_assertion")
+    if text is None or form.get("client_assertion_type") != ASSERTION_TYPE:
+        raise InvalidClient(detail="client assertion: missing, or of another type than jwt-bearer")
+    client_id = claimed_client_id(text)
+    if form.get("client_id", client_id) != client_id:
+        raise InvalidClient(detail="client assertion: client_id is another client")
+    return Presented(client_id, "", (PRIVATE_KEY_JWT,), text)
 
 
 def _read_basic(text: str) -> Presented:
@@ -115,22 +162,35 @@ def _read_basic(text: str) -> Presented:
         raise InvalidClient(detail="malformed Basic header", by_basic=True) from None
     if not colon or not client_id or not secret:
         raise InvalidClient(detail="Basic header without id or secret", by_basic=True)
-    return Presented(client_id, secret, by_basic=True)
+    return Presented(client_id, secret, (BASIC,))
 
 
 class ClientAuthentication:
-    """Compares what is presented with what is stored."""
+    """Compares what is presented with what is stored. The collection `used_assertions`."""
 
-    def __init__(self, clients: Clients, checker: SecretChecker) -> None:
+    def __init__(
+        self, storage: Storage, clients: Clients, checker: SecretChecker, keys: ClientKeys
+    ) -> None:
         self._clients = clients
         self._checker = checker
-        self._key = secrets.token_bytes(32)
+        self._keys = keys
+        self._used_assertions = SingleUse(storage, "used_assertions")
+        self._tag_key = secrets.token_bytes(32)
         self._expected: OrderedDict[bytes, None] = OrderedDict()
+
+    async def prepare(self) -> None:
+        """Make the index."""
+        await self._used_assertions.prepare()
+
+    async def drain(self) -> None:
+        """Wait until every assertion that was used is written down as used."""
+        await self._used_assertions.drain()
 
     def expects(self, presented: Presented) -> bool:
         """Whether these credentials were good when they were seen here last.
 
-        It is a guess, to ask the database for more at once, and never the answer.
+        It is a guess, to ask the database for more at once, and never the answer. No assertion is
+        seen twice, so there it is the client's last one that counts.
         """
         return self._tag(presented) in self._expected
 
@@ -144,23 +204,34 @@ class ClientAuthentication:
             self._expected.popitem(last=False)
 
     async def authenticate(
-        self, presented: Presented, document: Document | None, caller: Caller, now: datetime
+        self,
+        presented: Presented,
+        document: Document | None,
+        caller: Caller,
+        now: datetime,
+        settings: Settings,
     ) -> Client:
         """Decide whether the caller is the client that it says it is.
 
         The work is the same for every refusal: an unknown client's secret is compared with
-        nothing, in the time that a comparison takes.
+        nothing, in the time that a comparison takes, and so is its signature.
 
         Args:
             presented: what the request presents.
             document: the client's document, or `None` when there is none.
             caller: where the request comes from.
             now: the moment to judge at.
+            settings: the settings of this moment.
 
         Raises:
             InvalidClient: it is not, or may not; only `detail` says why.
+            TemporarilyUnavailable: the database does not answer.
         """
         client, fault = _known_client(document, caller.ip)
+        if client is not None and not _may_use(client, presented, settings):
+            client, fault = None, "a method that this client may not use"
+        if presented.assertion is not None:
+            return await self._prove_by_key(client, fault, presented.assertion, now, settings)
         secret, stored = presented.secret, client.live_secrets(now) if client else []
         if len(secret) > LONGEST_SECRET or is_digest(secret):
             secret, stored = _HOPELESS, []
@@ -172,10 +243,63 @@ class ClientAuthentication:
             return await self._clients.adopt(client, match.stored, match.digest)
         return client
 
+    async def _prove_by_key(
+        self,
+        client: Client | None,
+        fault: str | None,
+        assertion: str,
+        now: datetime,
+        settings: Settings,
+    ) -> Client:
+        if client is None:
+            judge_nobody()
+            raise InvalidClient(detail=fault)
+        try:
+            keys = await self._keys.known(client, settings)
+        except InvalidClient:
+            judge_nobody()
+            raise
+        try:
+            used = _read(assertion, client, keys, now, settings)
+        except UnknownClientKey:
+            newer = await self._keys.newer(client, settings)
+            if newer is keys:
+                raise
+            used = _read(assertion, client, newer, now, settings)
+        # Last of all, so that nobody but the client can use its assertions up.
+        if not await self._used_assertions.claim(client.client_id, used.jti, used.expires_at):
+            raise InvalidClient(detail="client assertion: used before")
+        return client
+
     def _tag(self, presented: Presented) -> bytes:
         """What stands for the credentials in memory, under a key that only this process has."""
-        text = f"{presented.client_id}\0{presented.secret}"
-        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
+        kind = "secret" if presented.assertion is None else "key"
+        text = f"{kind}\0{presented.client_id}\0{presented.secret}"
+        return hmac.digest(self._tag_key, text.encode("utf-8", "surrogatepass"), "sha256")
+
+
+def _may_use(client: Client, presented: Presented, settings: Settings) -> bool:
+    """Whether the client may prove itself in this way."""
+    # FAPI 2.0 Security Profile section 5.3.2.1: no secrets.
+    if settings.is_fapi2 and presented.assertion is None:
+        return False
+    return client.allows_method(*presented.methods)
+
+
+def _read(
+    assertion: str, client: Client, keys: Keys, now: datetime, settings: Settings
+) -> Assertion:
+    token_endpoint = f"{settings.issuer.rstrip('/')}/token"
+    return read_assertion(
+        assertion,
+        client_id=client.client_id,
+        keys=keys,
+        # A client of FAPI 2.0 names the issuer alone, so that no other endpoint can pass it on.
+        audiences=(settings.issuer,) if settings.is_fapi2 else (settings.issuer, token_endpoint),
+        algorithms=settings.foreign_algorithms,
+        now=now,
+        fapi2=settings.is_fapi2,
+    )
 
 
 def _known_client(document: Document | None, ip: str) -> tuple[Client | None, str | None]:

@@ -11,6 +11,7 @@ from _oauth2_m2m.access_tokens import AccessToken, TokenReader
 from _oauth2_m2m.admission import Admission
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.client_authentication import ClientAuthentication
+from _oauth2_m2m.client_keys import ClientKeys
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings
 from _oauth2_m2m.credentials import SecretChecker
@@ -47,7 +48,9 @@ class Services:
         self.proofs = Proofs(self.storage)
         checker = SecretChecker()
         self.clients = Clients(self.storage, self.audit, self.revocation, checker)
-        self.authentication = ClientAuthentication(self.clients, checker)
+        self.authentication = ClientAuthentication(
+            self.storage, self.clients, checker, ClientKeys(environment)
+        )
         self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit)
         self.admission = Admission(self.limits, self.audit, self.revocation, self.clients)
         self.settings = SettingsSource(self.storage, self.audit, self.keys, environment)
@@ -108,6 +111,7 @@ class Services:
                 self.revocation.prepare(),
                 self.refresh_tokens.prepare(),
                 self.clients.prepare(),
+                self.authentication.prepare(),
             )
             await self._probe_read_concern(settings)
         except TemporarilyUnavailable as error:
@@ -136,6 +140,7 @@ class Services:
             self.keys.drain(),
             self.limits.drain(),
             self.admission.drain(),
+            self.authentication.drain(),
             self.proofs.drain(),
             self.revocation.drain(),
             self.refresh_tokens.drain(),

@@ -42,7 +42,9 @@ async def authenticated_client(
     expected = authentication.expects(presented)
     document, place = await admission.open(attempt, presented.client_id, expected=expected)
     try:
-        client = await authentication.authenticate(presented, document, attempt.caller, attempt.now)
+        client = await authentication.authenticate(
+            presented, document, attempt.caller, attempt.now, settings
+        )
     except OAuth2Error:
         if expected:
             authentication.expect(presented, good=False)

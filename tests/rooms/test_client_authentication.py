@@ -23,13 +23,20 @@ from _oauth2_m2m.client_authentication import (
     present_plain,
     present_standard,
 )
+from _oauth2_m2m.client_documents import BASIC, POST, PRIVATE_KEY_JWT
+from _oauth2_m2m.client_keys import ClientKeys
 from _oauth2_m2m.clients import Clients
+from _oauth2_m2m.config import Environment, settings_from
 from _oauth2_m2m.credentials import SecretChecker, fingerprint, make_client_secret
 from _oauth2_m2m.errors import InvalidClient, InvalidRequest, Unprocessable
+from _oauth2_m2m.forms import Form
 from _oauth2_m2m.revocation import Revocation
 from _oauth2_m2m.storage import Storage
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
+ISSUER = "https://auth.example.com"
+SETTINGS = settings_from({"SECRET_KEY": "k" * 32, "ISSUER": ISSUER})
+FAPI2 = settings_from({"SECRET_KEY": "k" * 32, "ISSUER": ISSUER, "PROFILE": "fapi2"})
 CALLER = Caller("192.0.2.7", {"x-request-id": "a-request"})
 
 
@@ -58,14 +65,14 @@ def test_the_dialect_is_known_by_its_words(form: dict[str, str], plain: bool | N
     """`username` or `password` without a grant is plain; neither is no request at all."""
     if plain is None:
         with pytest.raises(InvalidRequest):
-            is_plain(form)
+            is_plain(Form(form))
     else:
-        assert is_plain(form) is plain
+        assert is_plain(Form(form)) is plain
 
 
 def test_plain_credentials_are_read() -> None:
     """The client's id and secret, as people type them."""
-    presented = present_plain({"username": "a", "password": "b"}, [])
+    presented = present_plain(Form({"username": "a", "password": "b"}), [])
     assert presented == Presented("a", "b")
     assert "password" not in repr(Presented("a", "the-password"))
 
@@ -76,7 +83,7 @@ def test_a_missing_plain_field_is_named(field: str) -> None:
     form = {"username": "a", "password": "b"}
     del form[field]
     with pytest.raises(Unprocessable) as refusal:
-        present_plain(form, [])
+        present_plain(Form(form), [])
     assert [error["loc"] for error in refusal.value.field_errors()] == [["body", field]]
 
 
@@ -89,7 +96,7 @@ def test_a_plain_request_authenticates_in_one_way(
 ) -> None:
     """Two ways at once are refused before either is looked at."""
     with pytest.raises(InvalidRequest):
-        present_plain({"username": "a", "password": "b", **extra}, authorization)
+        present_plain(Form({"username": "a", "password": "b", **extra}), authorization)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +117,8 @@ def test_a_plain_request_authenticates_in_one_way(
 )
 def test_basic_credentials_are_read(header: str, client_id: str, secret: str) -> None:
     """Base64 of id and secret, each form-encoded as RFC 6749 section 2.3.1 asks."""
-    assert present_standard({}, [header]) == Presented(client_id, secret, by_basic=True)
-    assert present_standard({"client_id": client_id}, [header]).client_id == client_id
+    assert present_standard(Form({}), [header]) == Presented(client_id, secret, (BASIC,))
+    assert present_standard(Form({"client_id": client_id}), [header]).client_id == client_id
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,7 @@ def test_basic_credentials_are_read(header: str, client_id: str, secret: str) ->
 def test_a_malformed_basic_header_is_an_invalid_client(header: str) -> None:
     """401 with the Basic challenge, whatever is wrong with it. RFC 6749 section 5.2."""
     with pytest.raises(InvalidClient) as refusal:
-        present_standard({"client_id": "a", "client_secret": "b"}, [header])
+        present_standard(Form({"client_id": "a", "client_secret": "b"}), [header])
     assert refusal.value.headers()["WWW-Authenticate"].startswith("Basic ")
 
 
@@ -148,7 +155,7 @@ def test_a_malformed_basic_header_is_an_invalid_client(header: str) -> None:
 def test_any_basic_header_is_read_or_an_invalid_client(text: str) -> None:
     """Nothing else is ever raised, and neither half is empty or undecodable."""
     try:
-        presented = present_standard({}, [f"Basic {text}"])
+        presented = present_standard(Form({}), [f"Basic {text}"])
     except InvalidClient:
         return
     assert presented.client_id.encode()
@@ -161,13 +168,13 @@ def test_any_basic_header_is_read_or_an_invalid_client(text: str) -> None:
 def test_encoded_basic_credentials_are_read_as_they_were(client_id: str, secret: str) -> None:
     """Whatever characters an id and a secret have, form-encoding carries them."""
     header = basic(f"{quote_plus(client_id)}:{quote_plus(secret)}")
-    assert present_standard({}, [header]) == Presented(client_id, secret, by_basic=True)
+    assert present_standard(Form({}), [header]) == Presented(client_id, secret, (BASIC,))
 
 
 def test_post_credentials_are_read() -> None:
     """`client_secret_post`, with no challenge to come."""
     form = {"client_id": "a", "client_secret": "b"}
-    assert present_standard(form, []) == Presented("a", "b")
+    assert present_standard(Form(form), []) == Presented("a", "b", (POST,))
 
 
 @pytest.mark.parametrize("form", [{}, {"client_id": "a"}, {"client_secret": "b"}], ids=repr)
@@ -177,7 +184,7 @@ def test_no_credentials_are_an_invalid_client(
 ) -> None:
     """Without both halves there is no client, and no challenge that was not asked for."""
     with pytest.raises(InvalidClient) as refusal:
-        present_standard(form, authorization)
+        present_standard(Form(form), authorization)
     assert refusal.value.headers() == {}
 
 
@@ -197,7 +204,7 @@ def test_two_ways_at_once_are_an_invalid_request(
 ) -> None:
     """RFC 6749 section 2.3: one method a request."""
     with pytest.raises(InvalidRequest):
-        present_standard(form, authorization)
+        present_standard(Form(form), authorization)
 
 
 # Whether it is true
@@ -209,7 +216,8 @@ def authentication(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> ClientA
     monkeypatch.setattr(credentials, "_SCRYPT_N", 16)
     checker = SecretChecker()
     clients = Clients(storage, AuditLog(storage), Revocation(storage), checker)
-    return ClientAuthentication(clients, checker)
+    keys = ClientKeys(Environment.DEVELOPMENT)
+    return ClientAuthentication(storage, clients, checker, keys)
 
 
 MADE, OTHER = make_client_secret(), make_client_secret()
@@ -237,7 +245,7 @@ async def test_the_right_secret_is_the_client(
     """Any live secret, from where the client may come from."""
     database.clients.insert_one(dict(document))
     presented = Presented("a", secret)
-    client = await authentication.authenticate(presented, document, CALLER, NOW)
+    client = await authentication.authenticate(presented, document, CALLER, NOW, SETTINGS)
     assert client.client_id == "a"
 
 
@@ -272,9 +280,9 @@ async def test_every_refusal_looks_the_same(
     by_basic: bool,
 ) -> None:
     """Unknown, wrong, expired, disabled, misplaced or malformed: only the audit log knows."""
-    presented = Presented("a", secret, by_basic)
+    presented = Presented("a", secret, (BASIC,) if by_basic else (POST,))
     with pytest.raises(InvalidClient) as refusal:
-        await authentication.authenticate(presented, document, CALLER, NOW)
+        await authentication.authenticate(presented, document, CALLER, NOW, SETTINGS)
     assert refusal.value.description == InvalidClient.default
     assert bool(refusal.value.headers()) is by_basic
     assert word in refusal.value.detail
@@ -300,7 +308,7 @@ async def test_every_refusal_costs_the_same(
 
     monkeypatch.setattr(hashlib, "scrypt", counting)
     with pytest.raises(InvalidClient):
-        await authentication.authenticate(Presented("a", secret), document, CALLER, NOW)
+        await authentication.authenticate(Presented("a", secret), document, CALLER, NOW, SETTINGS)
     assert computed == (0 if secret in (MADE, OTHER) else 1)
 
 
@@ -328,12 +336,14 @@ async def test_a_refused_clients_right_secret_is_compared_slowly_again(
     presented = Presented("a", "test_secret")
     for _ in range(2):  # the second time is remembered
         document = database.clients.find_one({})
-        await authentication.authenticate(presented, document, CALLER, NOW)
+        await authentication.authenticate(presented, document, CALLER, NOW, SETTINGS)
     assert computed == 1
     stopped = {**(database.clients.find_one({}) or {}), **stop}
     for number, secret in enumerate(["test_secret", "wrong", "test_secret"], start=2):
         with pytest.raises(InvalidClient):
-            await authentication.authenticate(Presented("a", secret), stopped, CALLER, NOW)
+            await authentication.authenticate(
+                Presented("a", secret), stopped, CALLER, NOW, SETTINGS
+            )
         assert computed == number
 
 
@@ -348,10 +358,10 @@ async def test_a_typed_secret_is_hashed_in_place_at_its_first_use(
         presented = Presented("a", secret)
         if secret == "wrong":
             with pytest.raises(InvalidClient):
-                await authentication.authenticate(presented, document, CALLER, NOW)
+                await authentication.authenticate(presented, document, CALLER, NOW, SETTINGS)
             assert database.clients.find_one({}, {"_id": 0}) == typed
         else:
-            await authentication.authenticate(presented, document, CALLER, NOW)
+            await authentication.authenticate(presented, document, CALLER, NOW, SETTINGS)
     found = database.clients.find_one({})
     assert found is not None
     assert found["client_secret"].startswith("scrypt$")
@@ -365,7 +375,7 @@ async def test_a_made_secret_typed_in_the_clear_becomes_its_fingerprint(
     """A secret with 256 random bits needs no slow digest, wherever it was typed."""
     database.clients.insert_one({**TYPED, "client_secret": MADE})
     document = database.clients.find_one({})
-    await authentication.authenticate(Presented("a", MADE), document, CALLER, NOW)
+    await authentication.authenticate(Presented("a", MADE), document, CALLER, NOW, SETTINGS)
     found = database.clients.find_one({})
     assert found is not None
     assert found["client_secret"] == fingerprint(MADE)
