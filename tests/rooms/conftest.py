@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
 from _oauth2_m2m.config import Settings, settings_from
-from _oauth2_m2m.keys import KeyRing, Keys
+from _oauth2_m2m.key_ring import KeyRing, build_ring
+from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.storage import Storage
 
 # No deadlines, for a busy machine is no defect. Examples share a test's database and its clients.
@@ -37,7 +39,7 @@ def room_settings() -> Settings:
 @pytest.fixture(scope="session")
 def ring(room_settings: Settings) -> KeyRing:
     """The keys of those settings."""
-    return Keys().ring(room_settings)
+    return build_ring(room_settings, [], KeySealer(), datetime.now(UTC))
 
 
 @pytest.fixture
