@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote_plus
@@ -16,6 +18,7 @@ from pymongo.database import Database
 from _oauth2_m2m import credentials
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.callers import Caller
+from _oauth2_m2m.client_assertions import ASSERTION_TYPE
 from _oauth2_m2m.client_authentication import (
     ClientAuthentication,
     Presented,
@@ -26,12 +29,16 @@ from _oauth2_m2m.client_authentication import (
 from _oauth2_m2m.client_documents import BASIC, POST, PRIVATE_KEY_JWT
 from _oauth2_m2m.client_keys import ClientKeys
 from _oauth2_m2m.clients import Clients
-from _oauth2_m2m.config import Environment, settings_from
+from _oauth2_m2m.config import Environment, Settings, settings_from
 from _oauth2_m2m.credentials import SecretChecker, fingerprint, make_client_secret
 from _oauth2_m2m.errors import InvalidClient, InvalidRequest, Unprocessable
 from _oauth2_m2m.forms import Form
 from _oauth2_m2m.revocation import Revocation
+from _oauth2_m2m.signatures import VerifyingKey
 from _oauth2_m2m.storage import Storage
+from tests.assertions import ClientKey, es256_key, fields, jwks
+from tests.clocks import Clock
+from tests.sites import serving
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 ISSUER = "https://auth.example.com"
@@ -379,3 +386,246 @@ async def test_a_made_secret_typed_in_the_clear_becomes_its_fingerprint(
     found = database.clients.find_one({})
     assert found is not None
     assert found["client_secret"] == fingerprint(MADE)
+
+
+# Client assertions
+
+KEY, OTHER_KEY = es256_key("one"), es256_key("two")
+SIGNER = {"client_id": "a", "scopes": ["read"], "jwks": jwks(KEY)}
+
+
+def signed(key: ClientKey = KEY, **changes: Any) -> str:
+    """An assertion of the client `a` that is good at the moment of these tests."""
+    seconds = int(NOW.timestamp())
+    claims = {"iat": seconds, "exp": seconds + 60, **changes}
+    return key.assertion("a", ISSUER, **claims)
+
+
+def assertion_form(text: str, **more: str) -> Form:
+    return Form(fields(text, **more))
+
+
+@pytest.mark.parametrize("more", [{}, {"client_id": "a"}], ids=repr)
+@pytest.mark.parametrize("authorization", [[], ["Bearer x"]], ids=repr)
+def test_an_assertion_is_read(more: dict[str, str], authorization: list[str]) -> None:
+    """It says itself which client it comes from; a `client_id` beside it may agree."""
+    text = signed()
+    presented = present_standard(assertion_form(text, **more), authorization)
+    assert presented == Presented("a", "", (PRIVATE_KEY_JWT,), text)
+    assert not presented.by_basic
+    assert text not in repr(presented)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"client_assertion": "x"},
+        {"client_assertion": ""},
+        {"client_assertion_type": ""},
+        {"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"},
+        {"client_assertion_type": ASSERTION_TYPE.upper()},
+        {"client_id": "b"},
+    ],
+    ids=repr,
+)
+def test_half_an_assertion_is_an_invalid_client(changes: dict[str, str]) -> None:
+    """Without its type, without itself, or for another client. RFC 7521 section 4.2.1."""
+    parameters = {**fields(signed()), **changes}
+    form = Form({name: value for name, value in parameters.items() if value})
+    with pytest.raises(InvalidClient) as refusal:
+        present_standard(form, [])
+    assert refusal.value.description == InvalidClient.default
+    assert "client assertion" in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    ("more", "authorization"),
+    [
+        ({"client_secret": "b"}, []),
+        ({"client_id": "a", "client_secret": "b"}, []),
+        ({}, [basic("a:b")]),
+        ({}, ["Basic x"]),
+    ],
+    ids=repr,
+)
+def test_an_assertion_and_a_secret_are_two_ways(
+    more: dict[str, str], authorization: list[str]
+) -> None:
+    """Refused before either is looked at, in the plain dialect too."""
+    with pytest.raises(InvalidRequest):
+        present_standard(assertion_form(signed(), **more), authorization)
+    with pytest.raises(InvalidRequest):
+        present_standard(Form({"client_assertion": "x", **more}), authorization or [basic("a:b")])
+    for parameter in fields("x"):
+        with pytest.raises(InvalidRequest):
+            present_plain(Form({"username": "a", "password": "b", parameter: "x"}), [])
+
+
+def presented_assertion(text: str) -> Presented:
+    return Presented("a", "", (PRIVATE_KEY_JWT,), text)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, FAPI2], ids=["default", "fapi2"])
+async def test_a_client_is_known_by_its_signature(
+    authentication: ClientAuthentication, settings: Settings
+) -> None:
+    """Made with the key that stands in its document."""
+    presented = presented_assertion(signed())
+    client = await authentication.authenticate(presented, SIGNER, CALLER, NOW, settings)
+    assert client.client_id == "a"
+
+
+async def test_an_assertion_is_good_once(
+    authentication: ClientAuthentication, database: Database[Any]
+) -> None:
+    """For all workers and ways of sending it; what refuses the second marks nothing more."""
+    presented = presented_assertion(signed())
+
+    async def outcome() -> str:
+        try:
+            await authentication.authenticate(presented, SIGNER, CALLER, NOW, SETTINGS)
+        except InvalidClient as refusal:
+            return refusal.detail
+        return "good"
+
+    outcomes = await asyncio.gather(*[outcome() for _ in range(20)])
+    assert sorted(outcomes) == ["client assertion: used before"] * 19 + ["good"]
+    assert database.used_assertions.count_documents({}) == 1
+
+
+async def test_a_refused_assertion_is_not_used_up(
+    authentication: ClientAuthentication, database: Database[Any]
+) -> None:
+    """Nobody but the client can spend an id of its, and nothing is written for anybody else."""
+    forged = OTHER_KEY.token({"alg": "ES256", "kid": "one"}, claims := good_claims())
+    for text in (forged, signed(exp=int(NOW.timestamp()))):
+        with pytest.raises(InvalidClient):
+            await authentication.authenticate(
+                presented_assertion(text), SIGNER, CALLER, NOW, SETTINGS
+            )
+    assert database.used_assertions.count_documents({}) == 0
+    good = presented_assertion(KEY.token({"alg": "ES256"}, claims))
+    await authentication.authenticate(good, SIGNER, CALLER, NOW, SETTINGS)
+
+
+def good_claims() -> dict[str, Any]:
+    seconds = int(NOW.timestamp())
+    return {"iss": "a", "sub": "a", "aud": ISSUER, "exp": seconds + 60, "jti": "an-id"}
+
+
+BOTH = {**SIGNER, "client_secret": fingerprint(MADE)}
+BY_KEY, BY_POST = presented_assertion(""), Presented("a", MADE, (POST,))
+BY_BASIC, PLAINLY = Presented("a", MADE, (BASIC,)), Presented("a", MADE)
+EVERY_WAY = (BY_KEY, BY_POST, BY_BASIC, PLAINLY)
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "good"),
+    [
+        (None, SETTINGS, [BY_KEY]),
+        ([BASIC], SETTINGS, [BY_BASIC, PLAINLY]),
+        ([POST], SETTINGS, [BY_POST, PLAINLY]),
+        ([PRIVATE_KEY_JWT], SETTINGS, [BY_KEY]),
+        ([BASIC, POST, PRIVATE_KEY_JWT], SETTINGS, [*EVERY_WAY]),
+        ([BASIC, POST, PRIVATE_KEY_JWT], FAPI2, [BY_KEY]),
+        ([BASIC, POST], FAPI2, []),
+    ],
+    ids=range(7),
+)
+async def test_only_what_the_document_and_the_profile_allow_is_good(
+    authentication: ClientAuthentication,
+    methods: list[str] | None,
+    settings: Settings,
+    good: list[Presented],
+) -> None:
+    """A right secret or signature presented in another way is refused like a wrong one."""
+    document = {**BOTH, **({} if methods is None else {"token_endpoint_auth_methods": methods})}
+    for presented in EVERY_WAY:
+        sent = presented_assertion(signed()) if presented is BY_KEY else presented
+        if presented in good:
+            await authentication.authenticate(sent, document, CALLER, NOW, settings)
+            continue
+        with pytest.raises(InvalidClient) as refusal:
+            await authentication.authenticate(sent, document, CALLER, NOW, settings)
+        assert refusal.value.detail == "a method that this client may not use"
+        assert refusal.value.description == InvalidClient.default
+
+
+UNPROVED: list[tuple[dict[str, Any] | None, str]] = [
+    (None, "unknown"),
+    ({**SIGNER, "disabled": True}, "disabled"),
+    ({**SIGNER, "allowed_networks": ["10.0.0.0/8"]}, "address"),
+    ({**SIGNER, "jwks": "x"}, "malformed"),
+    ({**DOCUMENT}, "may not use"),
+    ({**SIGNER, "jwks": jwks(OTHER_KEY)}, "none of the client's keys"),
+    ({**SIGNER, "jwks": None, "jwks_uri": "http://127.0.0.1:9/"}, "jwks_uri: "),
+    ({**SIGNER, "client_id": "b"}, "not the client"),
+]
+
+
+@pytest.mark.parametrize(("document", "words"), UNPROVED, ids=range(len(UNPROVED)))
+async def test_every_refused_assertion_looks_and_costs_the_same(
+    authentication: ClientAuthentication,
+    monkeypatch: pytest.MonkeyPatch,
+    document: dict[str, Any] | None,
+    words: str,
+) -> None:
+    """One answer and one signature verified, whoever it is; only the audit log knows why."""
+    verified = 0
+    verify = VerifyingKey.verify
+
+    def counting(key: VerifyingKey, message: bytes, signature: bytes) -> bool:
+        nonlocal verified
+        verified += 1
+        return verify(key, message, signature)
+
+    monkeypatch.setattr(VerifyingKey, "verify", counting)
+    text = signed()
+    with pytest.raises(InvalidClient) as refusal:
+        await authentication.authenticate(
+            presented_assertion(text), document, CALLER, NOW, SETTINGS
+        )
+    assert refusal.value.description == InvalidClient.default
+    assert refusal.value.headers() == {}
+    assert words in refusal.value.detail
+    assert not any(part in refusal.value.detail for part in text.split("."))
+    assert verified == 1
+
+
+async def test_a_key_that_is_published_later_is_found(
+    authentication: ClientAuthentication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may sign with a new key at once; a stranger's key is looked for in vain."""
+    clock = Clock(monkeypatch, "remote_documents")
+    allowing = replace(SETTINGS, jwks_uri_private_addresses=True)
+    async with serving() as site:
+        document = {**SIGNER, "jwks": None, "jwks_uri": site.url}
+        for keys, key, good in (
+            ([KEY], KEY, True),
+            ([KEY, OTHER_KEY], OTHER_KEY, True),
+            ([OTHER_KEY], es256_key("stranger"), False),
+            ([OTHER_KEY], KEY, False),
+        ):
+            site.reply = site.document(jwks(*keys))
+            presented = presented_assertion(signed(key))
+            if good:
+                await authentication.authenticate(presented, document, CALLER, NOW, allowing)
+            else:
+                with pytest.raises(InvalidClient):
+                    await authentication.authenticate(presented, document, CALLER, NOW, allowing)
+            clock.let_pass(31)
+        assert len(site.requests) == 4
+
+
+async def test_what_was_good_is_expected_again(authentication: ClientAuthentication) -> None:
+    """A secret by itself, an assertion by its client, since no assertion comes twice."""
+    assert not authentication.expects(presented_assertion("one"))
+    authentication.expect(presented_assertion("one"), good=True)
+    assert authentication.expects(presented_assertion("two"))
+    assert not authentication.expects(Presented("a", ""))
+    assert not authentication.expects(Presented("b", "", (PRIVATE_KEY_JWT,), "one"))
+    authentication.expect(presented_assertion("three"), good=False)
+    assert not authentication.expects(presented_assertion("one"))
+    authentication.expect(Presented("a", "s", (POST,)), good=True)
+    assert authentication.expects(Presented("a", "s", (BASIC,)))
+    assert not authentication.expects(presented_assertion("s"))
