@@ -363,6 +363,7 @@ class ProofRefused(BearerError):
         cause: what is wrong with the proof.
     """
 
+    error = "invalid_dpop_proof"
     status_code = 401
     scheme = DPOP
 

@@ -139,6 +139,7 @@ async def test_nothing_that_a_caller_holds_stands_in_the_clear(
         "audit_logs",
         "clients",
         "config",
+        "keys",
         "rate_limits",
         "revoked_tokens",
         "tokens",
@@ -155,9 +156,13 @@ INDEXES: dict[str, set[tuple[Any, ...]]] = {
     "clients": {("client_id", "unique")},
     "tokens": {("refresh_token", "unique"), ("family_id",), ("expires_at", SIX_HOURS)},
     # The second finds documents of the older shape, which hold the whole token.
-    "revoked_tokens": {("expires_at", SIX_HOURS), ("token", "partial")},
+    "revoked_tokens": {("expires_at", SIX_HOURS), ("token", "partial"), ("seq", "partial")},
     "used_refresh_tokens": {("refresh_token", "unique"), ("expires_at", SIX_HOURS)},
     "rate_limits": {("timestamp", A_DAY)},
+    "used_assertions": {("expires_at", SIX_HOURS)},
+    "used_dpop_proofs": {("expires_at", SIX_HOURS)},
+    # One worker makes the next key.
+    "keys": {("algorithm", "number", "unique", "partial")},
     "audit_logs": {
         ("timestamp", 90 * A_DAY),
         ("client_id", "timestamp"),
