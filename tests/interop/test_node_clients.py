@@ -88,7 +88,7 @@ DISCOVERING = ["openid-client", "oauth4webapi"]
 
 
 @pytest.mark.parametrize("token_type", ["bearer", "dpop"])
-@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "private_key_jwt"])
 @pytest.mark.parametrize("library", DISCOVERING)
 def test_a_life(serving: Serving, library: str, method: str, token_type: str) -> None:
     """A machine that knows the issuer and its own credentials finds out all the rest."""
@@ -105,6 +105,26 @@ def test_a_life(serving: Serving, library: str, method: str, token_type: str) ->
     assert introspected["iss"] == server.issuer
     assert ("cnf" in introspected) == (token_type == "dpop")
     assert told["introspected_after_revocation"] == {"active": False}
+
+
+@pytest.mark.parametrize("library", DISCOVERING)
+def test_fapi2(serving: Serving, library: str) -> None:
+    """Under the FAPI 2.0 profile too: private_key_jwt, DPoP, and no refresh token."""
+    server = serving(ALGORITHM="ES256", PROFILE="fapi2")
+    told = node(
+        library,
+        "life",
+        server,
+        server.register_with_key(),
+        method="private_key_jwt",
+        dpop=True,
+        introspect=True,
+    )
+    assert told["token"]["token_type"].lower() == "dpop"
+    assert "refresh_token" not in told["token"]
+    assert (told["protected"], told["admin_only"]) == (200, 403)
+    assert told["introspected"]["active"] is True
+    assert told["protected_after_revocation"] == 401
 
 
 @pytest.mark.parametrize("library", DISCOVERING)

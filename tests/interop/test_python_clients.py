@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,12 @@ from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
 from authlib.oauth2.rfc6750 import InvalidTokenError
+from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from authlib.oauth2.rfc9068 import JWTBearerTokenValidator
 from httpx_auth import InvalidGrantRequest, OAuth2ClientCredentials
 from joserfc.errors import JoseError
+from joserfc.jwk import import_key
 from joserfc.jwt import JWTClaimsRegistry
 from jwt import PyJWKClient, PyJWTError
 from oauthlib.oauth2 import (
@@ -197,7 +200,7 @@ def authentication(server: Server, method: str) -> AuthBase:
 
 
 @pytest.mark.parametrize("token_type", ["bearer", "dpop"])
-@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "private_key_jwt"])
 def test_requests_oauth2client(serving: Serving, method: str, token_type: str) -> None:
     """Discovery, a token, calls, a refresh, introspection and revocation, all by itself."""
     server = serving(ALGORITHM="ES256")
@@ -227,6 +230,22 @@ def test_requests_oauth2client(serving: Serving, method: str, token_type: str) -
         assert client.introspect_token(refreshed) == {"active": False}
         assert client.revoke_refresh_token(refreshed) is True
         assert client.introspect_token(refreshed, "refresh_token") == {"active": False}
+
+
+def test_requests_oauth2client_under_fapi2(serving: Serving) -> None:
+    """Under the FAPI 2.0 profile too: private_key_jwt, DPoP, and no refresh token."""
+    server = serving(ALGORITHM="ES256", PROFILE="fapi2")
+    client = discovered(
+        server, authentication(server, "private_key_jwt"), dpop_bound_access_tokens=True
+    )
+    with client.session as session:
+        token = client.client_credentials(scope="read")
+        assert isinstance(token, DPoPToken)
+        assert token.refresh_token is None
+        assert session.get(f"{server.issuer}/protected", auth=token).status_code == 200
+        assert client.introspect_token(token)["cnf"] == {"jkt": token.dpop_key.dpop_jkt}
+        assert client.revoke_access_token(token) is True
+        assert session.get(f"{server.issuer}/protected", auth=token).status_code == 401
 
 
 def test_requests_oauth2client_comes_again_with_our_nonce(serving: Serving) -> None:
@@ -304,6 +323,22 @@ def test_authlib_introspects(serving: Serving, method: str) -> None:
         assert introspected("refresh_token")["active"] is True
         session.revoke_token(metadata["revocation_endpoint"], token["refresh_token"])  # type: ignore[no-untyped-call]
         assert introspected("access_token") == introspected("refresh_token") == {"active": False}
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_authlib_signs_its_assertions(serving: Serving, algorithm: str) -> None:
+    """Authlib's private_key_jwt names the token endpoint, and lives as long as we allow."""
+    server = serving(ALGORITHM="ES256")
+    client = server.register_with_key(algorithm)
+    url = server.metadata()["token_endpoint"]
+    key = import_key(client.private_jwk)
+    with AuthlibSession(
+        client.client_id, key, token_endpoint_auth_method="private_key_jwt"
+    ) as session:
+        in_a_minute = {"exp": int(time.time()) + 60}  # an hour, unless it is told
+        session.register_client_auth_method(PrivateKeyJWT(url, claims=in_a_minute, alg=algorithm))
+        session.fetch_token(url, grant_type="client_credentials", scope="read")
+        assert session.get(f"{server.issuer}/protected").status_code == 200
 
 
 @pytest.mark.parametrize("library", ["requests_oauth2client", "requests-oauthlib"])
