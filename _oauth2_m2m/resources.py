@@ -12,7 +12,9 @@ from _oauth2_m2m.forms import Form
 MOST_RESOURCES = 10
 
 #: RFC 3986 section 4.3: an absolute URI, which has no fragment.
-_ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!$-;=?-Z_a-z~\[\]@]+", re.ASCII)
+_ABSOLUTE_URI = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*:(?:[!$&-;=?-Z_a-z~\[\]@]|%[0-9A-Fa-f]{2})+", re.ASCII
+)
 
 
 def is_resource(text: str) -> bool:
