@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from oauth2_m2m import ConfigurationError, IntrospectionCredentials, ResourceServer
 from tests.conformance.conftest import Start
 from tests.issuers import Elsewhere, Issuer, elsewhere, free_port, hang, served
-from tests.machine import Machine, claims_of, new_machine
+from tests.machine import Machine, claims_of, new_machine, secret_of
 from tests.proofs import Key, compact
 from tests.server import Server
 
@@ -481,6 +481,90 @@ async def test_an_issuer_without_a_feed_stops_the_start(
     assert (await service.call(token)).status_code == 503
 
 
+# --- Tokens that are bound to a key --------------------------------------------------------------
+
+API = "https://api.example.com/v1"
+
+
+async def bound_token(client: Machine, key: Key) -> str:
+    """An access token that only the holder of a key can use."""
+    proof = key.proof("POST", f"{client.http.base_url}token")
+    http = httpx.AsyncClient(
+        transport=client.http._transport, base_url=client.http.base_url, headers={"DPoP": proof}
+    )
+    return (await client.using(http=http).get_token(resource=API)).access
+
+
+async def call_bound(
+    service: Elsewhere, token: str, proof: str, scheme: str = "DPoP"
+) -> httpx.Response:
+    headers = {"Authorization": f"{scheme} {token}", "DPoP": proof}
+    return await service.http.get("/protected", headers=headers)
+
+
+@pytest.fixture
+async def holder(auth: Server, issuer: Issuer) -> Machine:
+    """A client whose requests are addressed to the issuer, as proofs must be."""
+    machine = await new_machine(auth, audience=[API])
+    return machine.using(http=auth.http(base_url=issuer.url + "/"))
+
+
+@pytest.mark.parametrize("url", ["https://api.example.com/protected", API + "/protected"])
+async def test_a_bound_token_is_good_with_its_proof(
+    holder: Machine, open_service: Open, url: str
+) -> None:
+    """RFC 9449 section 7.1: at the service's address, whether or not a gateway cuts its path."""
+    service, key = await open_service(audience=API), Key()
+    token = await bound_token(holder, key)
+    response = await call_bound(service, token, key.proof("GET", url, access_token=token))
+    assert response.status_code == 200
+
+
+async def test_the_address_can_be_given(holder: Machine, open_service: Open) -> None:
+    """A service whose audience is not where it is called says where that is."""
+    service, key = await open_service(audience=API, url="http://internal:8080"), Key()
+    token = await bound_token(holder, key)
+    for url, status in (("http://internal:8080", 200), ("https://api.example.com", 401)):
+        proof = key.proof("GET", f"{url}/protected", access_token=token)
+        assert (await call_bound(service, token, proof)).status_code == status
+
+
+@pytest.mark.parametrize(
+    "fault", ["none", "bearer", "another key", "another method", "another address", "another token"]
+)
+async def test_a_bound_token_without_its_proof_is_refused(
+    holder: Machine, open_service: Open, fault: str
+) -> None:
+    """The challenge asks for DPoP, and says whether it is the token or the proof."""
+    service, key = await open_service(audience=API), Key()
+    token, url = await bound_token(holder, key), API + "/protected"
+    signer = Key() if fault == "another key" else key
+    method = "POST" if fault == "another method" else "GET"
+    url = url.replace("api.", "evil.") if fault == "another address" else url
+    hashed = token + "x" if fault == "another token" else token
+    proof = signer.proof(method, url, access_token=hashed)
+    if fault in {"none", "bearer"}:
+        headers = {"Authorization": f"{'Bearer' if fault == 'bearer' else 'DPoP'} {token}"}
+        response = await service.http.get("/protected", headers=headers)
+    else:
+        response = await call_bound(service, token, proof)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("DPoP error=")
+    expected = "invalid_token" if fault == "bearer" else "invalid_dpop_proof"
+    assert response.json()["error"] == expected
+
+
+async def test_a_proof_is_good_once(holder: Machine, open_service: Open) -> None:
+    """Ten requests with one proof at once: one is let through, in this process."""
+    service, key = await open_service(audience=API), Key()
+    token = await bound_token(holder, key)
+    proof = key.proof("GET", API + "/protected", access_token=token)
+    answers = await asyncio.gather(*(call_bound(service, token, proof) for _ in range(10)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [401] * 9
+    another = key.proof("GET", API + "/protected", access_token=token)
+    assert (await call_bound(service, token, another)).status_code == 200
+
+
 # --- Introspection -------------------------------------------------------------------------------
 
 
@@ -488,7 +572,7 @@ async def credentials(server: Server, **given: Any) -> IntrospectionCredentials:
     """A client that may ask about everybody's tokens."""
     registered = await server.m2m.clients.register(scopes=["introspect"])
     return IntrospectionCredentials(
-        client_id=registered.client.client_id, client_secret=registered.client_secret, **given
+        client_id=registered.client.client_id, client_secret=secret_of(registered), **given
     )
 
 
