@@ -6,6 +6,7 @@ database for each would take most of the time. An exception that escapes the app
 
 from __future__ import annotations
 
+import base64
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 
+from tests.assertions import ASSERTION_TYPE
 from tests.expectations import Log, expect_error, expect_no_store
 from tests.machine import Machine, basic, claims_of, new_machine
 from tests.server import Server, configure, running
@@ -29,6 +31,7 @@ EVENTS = {
     "/token": "login_failure",
     "/refresh": "refresh_token_invalid",
     "/revoke": "token_invalid",
+    "/introspect": "token_invalid",
 }
 
 
@@ -201,6 +204,68 @@ async def test_a_bad_form_at_revoke(world: World, case: Case) -> None:
     assert record["event_type"] == "token_invalid"
 
 
+def assertion(header: bytes, claims: bytes, signature: bytes = b"x" * 64) -> bytes:
+    """The parameters of an assertion of these parts, whatever they are."""
+    text = b".".join(base64.urlsafe_b64encode(p).rstrip(b"=") for p in (header, claims, signature))
+    return b"client_assertion_type=" + ASSERTION_TYPE.encode() + b"&client_assertion=" + text
+
+
+HEADER, CLAIMS = b'{"alg":"ES256"}', b'{"iss":"a","sub":"a","aud":"b","exp":9e9,"jti":"c"}'
+TYPE = assertion(b"", b"").partition(b"&")[0] + b"&"
+
+BAD_ASSERTIONS = [
+    unknown("well-formed, of nobody", assertion(HEADER, CLAIMS)),
+    unknown("without a type", assertion(HEADER, CLAIMS).partition(b"&")[2]),
+    unknown("of an unknown type", b"client_assertion_type=x&client_assertion=x"),
+    unknown("a type alone", TYPE),
+    unknown("empty", TYPE + b"client_assertion="),
+    unknown("a word", TYPE + b"client_assertion=x"),
+    unknown("only dots", TYPE + b"client_assertion=" + b"." * 60_000),
+    unknown("an endless word", TYPE + b"client_assertion=" + b"a" * 60_000),
+    unknown("five parts", assertion(HEADER, CLAIMS) + b".x.x"),
+    unknown("no ASCII", TYPE + b"client_assertion=%F0%9F%94%91.%F0%9F%94%91.x"),
+    unknown("a NUL", TYPE + b"client_assertion=a.%00.b"),
+    unknown("padding", assertion(HEADER, CLAIMS) + b"=="),
+    unknown("a header that is a list", assertion(b"[]", CLAIMS)),
+    unknown("a header of nothing", assertion(b"", CLAIMS)),
+    unknown("a deep header", assertion(b'{"alg":' + b"[" * 5_000 + b"]" * 5_000 + b"}", CLAIMS)),
+    unknown("alg none", assertion(b'{"alg":"none"}', CLAIMS, b"")),
+    unknown("alg as a document", assertion(b'{"alg":{"$ne":1}}', CLAIMS)),
+    unknown("kid as a document", assertion(b'{"alg":"ES256","kid":{"$ne":1}}', CLAIMS)),
+    unknown("a URL to fetch", assertion(b'{"alg":"ES256","jku":"http://127.0.0.1:1/"}', CLAIMS)),
+    unknown("an endless kid", assertion(b'{"alg":"ES256","kid":"%s"}' % (b"k" * 9_000), CLAIMS)),
+    unknown("no signature", assertion(HEADER, CLAIMS, b"")),
+    unknown("a signature of zeros", assertion(HEADER, CLAIMS, bytes(64))),
+    unknown("claims that are a list", assertion(HEADER, b"[]")),
+    unknown("claims that are not UTF-8", assertion(HEADER, b'{"iss":"\xff"}')),
+    unknown("claims of a lone surrogate", assertion(HEADER, b'{"iss":"\\ud800"}')),
+    unknown("a claim twice", assertion(HEADER, b'{"iss":"a","iss":"a","sub":"a"}')),
+    unknown("NaN", assertion(HEADER, b'{"iss":"a","sub":"a","exp":NaN}')),
+    unknown("an endless number", assertion(HEADER, b'{"iss":"a","exp":%s}' % (b"9" * 5_000))),
+    unknown("an operator for iss", assertion(HEADER, b'{"iss":{"$ne":1},"sub":{"$ne":1}}')),
+    unknown("an empty iss", assertion(HEADER, b'{"iss":"","sub":""}')),
+    unknown("a window's key for iss", assertion(HEADER, b'{"iss":"~0:a:1","sub":"~0:a:1"}')),
+    unknown("an endless iss", assertion(HEADER, b'{"iss":"%s"}' % (b"a" * 9_000))),
+    unknown("another client_id", assertion(HEADER, CLAIMS) + b"&client_id=b"),
+    unknown("in brackets", b"client_assertion[$ne]=a&client_assertion_type[$ne]=b"),
+    Case("twice", assertion(HEADER, CLAIMS) + b"&client_assertion=x"),
+    Case("a type twice", TYPE + assertion(HEADER, CLAIMS)),
+    Case("beside a secret", assertion(HEADER, CLAIMS) + b"&client_secret=x"),
+    Case("not UTF-8", TYPE + b"client_assertion=%FF"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ASSERTIONS, ids=str)
+@pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
+async def test_a_bad_assertion(world: World, path: str, case: Case) -> None:
+    """Whatever stands where a signature should, the client is refused, and recorded."""
+    body = GRANT + b"&token=x&" + case.body
+    expect_error(await world.send(path, body, FORM), case.status, case.error)
+    (record,) = world.log.new()
+    assert record["event_type"] == EVENTS[path]
+    assert len(record["client_id"] or "") <= 128
+
+
 # --- JSON ---------------------------------------------------------------------------------------
 
 _WRONG_TYPES = {
@@ -265,6 +330,14 @@ _JSON_CASES = [
     ),
     *(
         ("/refresh", f"scope is {name}", b'{"refresh_token": "a", "scope": %s}' % value, JSON)
+        for name, value in _WRONG_TYPES.items()
+        if name != "null"
+    ),
+    *(
+        ("/refresh", f"{parameter} is {name}", b'{"refresh_token": "a", "%s": %s}' % (
+            parameter.encode(), value
+        ), JSON)
+        for parameter in ("client_assertion", "client_assertion_type")
         for name, value in _WRONG_TYPES.items()
         if name != "null"
     ),
