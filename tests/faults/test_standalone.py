@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import PyMongoError
 
+from _oauth2_m2m.revocation import Revocation, published
+from _oauth2_m2m.revocation_feed import RevocationFeed
+from _oauth2_m2m.storage import Storage
 from example.mongodb import HOST, MongoDBUnavailable, _find_mongod, free_port
 from oauth2_m2m import ConfigurationError
 from tests.expectations import early_in_the_minute
+from tests.followers import Follower
 from tests.machine import audit, events, new_machine
 from tests.server import configure, running
 
@@ -124,3 +130,26 @@ async def test_everything_else_works_on_a_standalone(standalone: str, database_n
             assert answers == [200] * 3 + [429] * 2
             (record,) = audit(database, event_type="rate_limit_exceeded")
             assert record["count"] == 2
+
+
+async def test_the_revocation_feed_misses_nothing_on_a_standalone(
+    standalone: str, database_name: str
+) -> None:
+    """A standalone, too, gives each mark its place: followers between them know every one."""
+    async with AsyncMongoClient[dict[str, Any]](standalone) as mongo:
+        storage = Storage(mongo[database_name])
+        revocation, feed = Revocation(storage), RevocationFeed(storage, 7)
+        await revocation.prepare()
+        followers = [Follower(feed) for _ in range(3)]
+        now = datetime.now(UTC)
+        names: set[str] = set()
+        for number in range(60):
+            marks = [f"m{number}-{n}" for n in range(number % 5)]
+            end = now + timedelta(minutes=15)
+            await asyncio.gather(*(revocation.revoke(mark, now, end) for mark in marks))
+            names |= set(map(published, marks))
+            await followers[number % 3].take_page()
+        for follower in followers:
+            await follower.catch_up()
+            await follower.catch_up()
+            assert follower.known.keys() == names
