@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -23,6 +24,8 @@ from example.mongodb import HOST, MongoDBUnavailable, running_mongodb
 from oauth2_m2m import ClientExists, ConfigurationError, OAuth2M2M
 
 DATA_DIRECTORY = Path(__file__).resolve().parent.parent / ".data"
+
+LOOPBACK = re.compile(r"http://(localhost|127\.0\.0\.1)(:\d+)?$")
 
 INSTRUCTIONS = r"""
 Paste these, one after another:
@@ -71,7 +74,7 @@ def main() -> None:
         data_directory = Path(os.environ.get("DATA_DIRECTORY", DATA_DIRECTORY))
         with _listening(port) as listener, running_mongodb(data_directory, mongodb_port) as url:
             os.environ["MONGODB_URL"] = url  # where the app looks
-            asyncio.run(_register_demo_clients(url))
+            asyncio.run(_prepare_demo(url, port))
             server = Server(uvicorn.Config("example.main:app", host=HOST, port=port))
             server.run(sockets=[listener])
             if not server.started:
@@ -102,10 +105,19 @@ def _listening(port: int) -> socket.socket:
         ) from None
 
 
-async def _register_demo_clients(url: str) -> None:
-    """Make the two clients of the README, unless an earlier start has made them."""
+async def _prepare_demo(url: str, port: int) -> None:
+    """Name the address that is served as the issuer, and make the two clients of the README.
+
+    An issuer elsewhere stays, and so do clients that an earlier start has made.
+    """
     async with AsyncMongoClient[dict[str, Any]](url) as mongo:
-        clients = OAuth2M2M(mongo[os.environ.get("MONGODB_DB", "oauth2_m2m")]).clients
+        database = mongo[os.environ.get("MONGODB_DB", "oauth2_m2m")]
+        mine = {"_id": "jwt_config"}
+        config = await database["config"].find_one(mine) or {}
+        if LOOPBACK.match(str(config.get("ISSUER", f"http://{HOST}"))):
+            issuer = {"$set": {"ISSUER": f"http://{HOST}:{port}"}}
+            await database["config"].update_one(mine, issuer, upsert=True)
+        clients = OAuth2M2M(database).clients
         for name, scopes in {"test": ["read", "write", "admin"], "user": ["read"]}.items():
             try:
                 await clients.register(

@@ -105,6 +105,8 @@ def test_the_errors_are_one_tree() -> None:
         oauth2_m2m.ClientExists,
         oauth2_m2m.ClientNotFound,
         ConfigurationError,
+        oauth2_m2m.KeyNotFound,
+        oauth2_m2m.TooManyKeys,
     }
     answers = errors - operators - {OAuth2M2MError}
     assert all(issubclass(error, OAuth2Error) for error in answers)

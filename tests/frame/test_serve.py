@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import requests
 
 from example.mongodb import HOST, free_port
 from tests.example_service import READY_SECONDS, ROOT, pasted, serving
@@ -54,6 +55,19 @@ def test_the_printed_lines_work_and_so_does_a_second_start(environment: dict[str
         assert "Traceback" not in "".join(service.output)
         assert not is_open(environment["PORT"])
         assert not is_open(environment["MONGODB_PORT"])
+
+
+def test_standard_clients_find_what_is_served_on_any_port(environment: dict[str, str]) -> None:
+    """The issuer is the address that is served now, unless somebody named one elsewhere."""
+    for port in (environment["PORT"], str(free_port())):
+        with serving(environment | {"PORT": port}) as service:
+            service.instructions()
+            address = f"http://{HOST}:{port}"
+            metadata = requests.get(
+                f"{address}/.well-known/oauth-authorization-server", timeout=10
+            ).json()
+        assert metadata["issuer"] == address
+        assert metadata["token_endpoint"] == f"{address}/token"
 
 
 def refusal(environment: Mapping[str, str]) -> str:
