@@ -21,7 +21,6 @@ POLLS_IN_A_LAG = 4
 SHORTEST_PAUSE_SECONDS = 0.25
 #: After more marks than can be kept, for then all must be read again.
 OVERFLOW_PAUSE_SECONDS = 60.0
-_SWEEP_SECONDS = 600.0
 _LONGEST_CURSOR = 255
 _BAD_REQUEST = 400
 
@@ -40,7 +39,8 @@ class Marks:
         self._leeway = leeway.total_seconds()
         self._most = most
         self._ends: dict[bytes, int] = {}
-        self._swept_at = -math.inf
+        #: By the minute of their ends, so that forgetting never goes through all of them.
+        self._minutes: dict[int, list[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -55,21 +55,24 @@ class Marks:
         Raises:
             OverflowError: there are too many.
         """
-        ends = self._ends
         for digest, end in revoked:
-            if ends.get(digest, 0) < end:
-                ends[digest] = end
-        # Once in a while, for a million take a tenth of a second.
-        if now >= self._swept_at + _SWEEP_SECONDS or len(ends) > self._most:
-            self._swept_at = now
-            earliest = now - self._leeway
-            self._ends = {mark: end for mark, end in ends.items() if end > earliest}
+            if self._ends.get(digest, 0) < end:
+                self._ends[digest] = end
+                self._minutes.setdefault(end // 60, []).append(digest)
+        self._forget_before(int(now - self._leeway) // 60)
         if len(self._ends) > self._most:
             raise OverflowError(f"more than {self._most:,} live revocations")
+
+    def _forget_before(self, minute: int) -> None:
+        for past in [each for each in self._minutes if each < minute]:
+            for digest in self._minutes.pop(past):
+                if self._ends.get(digest, 0) // 60 == past:  # else it ends later, or is gone
+                    del self._ends[digest]
 
     def clear(self) -> None:
         """Forget everything."""
         self._ends.clear()
+        self._minutes.clear()
 
 
 class FeedPage(NamedTuple):

@@ -33,15 +33,13 @@ def test_a_mark_is_known_by_its_own_words() -> None:
 
 @pytest.mark.parametrize("leeway", [0, 60])
 def test_a_mark_is_kept_as_long_as_a_token_is_taken(leeway: int) -> None:
-    """Until the end that it names and the leeway have passed, then it makes room."""
+    """Until the minute of its end and the leeway have passed; then it makes room."""
     marks = Marks(timedelta(seconds=leeway))
     marks.add(named("a", end=NOW + 10), NOW)
-    marks.add([], NOW + 9 + leeway + 600)  # the first look went by, for nothing had ended
-    assert len(marks) == 0
-    marks = Marks(timedelta(seconds=leeway))
-    marks.add(named("a", end=NOW + 10), NOW - 1000)
-    marks.add([], NOW + 9 + leeway)
+    marks.add([], NOW + 59 + leeway)
     assert marks.hits(["a"])
+    marks.add([], NOW + 60 + leeway)
+    assert len(marks) == 0
 
 
 def test_the_later_end_counts() -> None:
@@ -49,18 +47,22 @@ def test_the_later_end_counts() -> None:
     marks = Marks(NO_LEEWAY)
     marks.add(named("a", end=NOW + 5000), NOW)
     marks.add(named("a", end=NOW + 10), NOW)
-    marks.add([], NOW + 4000)
+    marks.add(named("a", end=NOW + 6000), NOW)
+    marks.add(named("a", end=NOW + 6001), NOW)
+    marks.add([], NOW + 5900)
     assert marks.hits(["a"])
+    marks.add([], NOW + 6060)
+    assert len(marks) == 0
 
 
 def test_too_many_marks_are_an_error_and_ended_ones_do_not_count() -> None:
     """Room is made first; what then is too much is not silently dropped."""
     marks = Marks(NO_LEEWAY, most=3)
     marks.add(named("a", "b", "c", end=NOW + 10), NOW)
-    marks.add(named("d", "e"), NOW + 20)
+    marks.add(named("d", "e", end=NOW + 120), NOW + 60)
     assert len(marks) == 2
     with pytest.raises(OverflowError):
-        marks.add(named("f", "g"), NOW + 20)
+        marks.add(named("f", "g", end=NOW + 120), NOW + 60)
 
 
 class Feed(IssuerCalls):
