@@ -133,7 +133,7 @@ MALFORMED: dict[str, list[Any]] = {
 @pytest.mark.parametrize(
     ("field", "value"),
     [(field, value) for field, values in MALFORMED.items() for value in values],
-    ids=lambda value: repr(value)[:40],
+    ids=lambda value: repr(value)[:30],
 )
 def test_a_malformed_document_is_refused_by_its_field(field: str, value: object) -> None:
     """It fails closed, and the message names the field and quotes nothing."""

@@ -217,7 +217,7 @@ async def test_a_typed_secret_is_stored_as_its_digest(
         ({"allowed_networks": ["10.0.0.1/8"]}, "allowed_networks"),
         ({"name": 7}, "name"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:30],
 )
 async def test_what_cannot_be_stored_is_refused(
     clients: Clients, database: Database[Any], changes: dict[str, Any], word: str
