@@ -21,6 +21,7 @@ from _oauth2_m2m.dpop import proof_header
 from _oauth2_m2m.errors import (
     BEARER,
     DPOP,
+    BearerError,
     InsufficientScope,
     InvalidDPoPProof,
     InvalidToken,
@@ -139,8 +140,7 @@ class AccessTokenGuard(SecurityBase):
 
 def has_token(request: Request) -> bool:
     """Whether a request presents an access token, good or bad."""
-    word = request.headers.get("authorization", "").partition(" ")[0]
-    return word.lower() in _SCHEMES
+    return _scheme_of(request) is not None
 
 
 def presented(request: Request) -> Credentials:
@@ -187,6 +187,11 @@ def path_of(request: Request) -> str:
     return request.scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
 
 
+def _scheme_of(request: Request) -> str | None:
+    word = request.headers.get("authorization", "").partition(" ")[0]
+    return _SCHEMES.get(word.lower())
+
+
 def _refused(request: Request, cause: OAuth2Error) -> Refused:
     """The refusal, answered with `error` and `error_description` beside FastAPI's `detail`.
 
@@ -194,6 +199,8 @@ def _refused(request: Request, cause: OAuth2Error) -> Refused:
     `Refused` joins the app's handlers at the first refusal; one that the app registered stays.
     Where Starlette keeps none, FastAPI's own answer has the same status, headers and `detail`.
     """
+    if isinstance(cause, BearerError) and _scheme_of(request) == DPOP:
+        cause.scheme = DPOP
     handlers: tuple[dict[Any, Any], ...] = request.scope.get("starlette.exception_handlers", ())
     if handlers:
         handlers[0].setdefault(Refused, _answer)
