@@ -11,6 +11,7 @@ from _oauth2_m2m.admission import Attempt, attempt_at_endpoint
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.bearer import has_token
 from _oauth2_m2m.config import Settings
+from _oauth2_m2m.credentials import is_made_here
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
 from _oauth2_m2m.endpoints.route import form_of
@@ -44,11 +45,19 @@ def add_to(router: APIRouter, services: Services) -> None:
             attempt.proves(token.client_id, token.jti)
         async with services.admission.settling(attempt):
             form, owner = form_of(request), None
-            if not attempt.authenticated:
+            if attempt.authenticated:
+                _check_one_way(form)
+            else:
                 client = await authenticated_client(services, request, attempt, settings, form)
                 if client.role != ADMIN_ROLE and INTROSPECT_SCOPE not in client.scopes:
                     owner = client.client_id
             return json_response(await _description(services, settings, form, attempt, owner))
+
+
+def _check_one_way(form: Form) -> None:
+    """RFC 6749 section 2.3: an access token stands for a secret or an assertion, not beside one."""
+    if not form.keys().isdisjoint(("client_secret", "client_assertion", "client_assertion_type")):
+        raise InvalidRequest("Authenticate in one way only: by an access token or as a client")
 
 
 async def _description(
@@ -101,10 +110,14 @@ async def _refresh_token(
     client = await services.clients.holder(token.client_id, token.epoch)
     if client is None:
         return None
-    if await services.revocation.is_revoked(Question(token.marks(), None, settings.linearizable)):
+    older = None if is_made_here(text) else text
+    question = Question(token.marks(), older, settings.linearizable)
+    if await services.revocation.is_revoked(question):
         return None
+    # What its client has lost since would not be given any more.
+    scope = client.scopes if token.scope is None else token.scope & client.scopes
     described: Description = {
-        "scope": format_scope(client.scopes if token.scope is None else token.scope),
+        "scope": format_scope(scope),
         "client_id": token.client_id,
         "iss": settings.issuer,
         "sub": token.client_id,
