@@ -180,17 +180,19 @@ async def _good_addresses(place: Place, rules: FetchRules, resolve: Resolve) -> 
 
 async def _read(place: Place, addresses: Sequence[str]) -> bytes:
     """The body of a good answer, from the first of these addresses that lets us connect."""
-    import httpx  # it takes a tenth of a second, which those who fetch nothing need not pay
+    # The first time takes a tenth of a second or two: not while everybody else waits.
+    tls = await asyncio.to_thread(_tls)
+    import httpx  # those who fetch nothing need not pay for it
 
     # Time is bounded by our caller. Proxies of the environment would resolve the name anew.
     limits = httpx.Timeout(None, connect=CONNECT_SECONDS)
-    async with httpx.AsyncClient(verify=_tls(), trust_env=False, timeout=limits) as http:
+    async with httpx.AsyncClient(verify=tls, trust_env=False, timeout=limits) as http:
         for address in addresses:
             try:
                 return await _read_from(http, place, address)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # such as ssl.SSLError
                 raise ValueError(f"the transfer failed ({type(error).__name__})") from None
     raise ValueError("no connection, or no trusted certificate for the host's name")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import os
 import ssl
 import subprocess
 import sys
@@ -344,6 +345,32 @@ async def test_the_certificate_must_be_for_the_name(
     finally:
         remote_documents._tls.cache_clear()
     assert named == ["keys.example"]
+
+
+async def test_what_breaks_tls_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are no TLS in the middle of it are a transfer that failed, like any other."""
+    path = certificate(tmp_path, "keys.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(path)
+
+    async def reply(request: bytes, writer: asyncio.StreamWriter) -> None:
+        os.write(writer.get_extra_info("socket").fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        await asyncio.sleep(0.1)
+
+    resolve, _ = resolving(["127.0.0.1"])
+    remote_documents._tls.cache_clear()
+    try:
+        async with serving(tls) as site:
+            site.reply = reply
+            with pytest.raises(ValueError, match="transfer failed"):
+                await fetch_json(
+                    f"https://keys.example:{site.port}/",
+                    FetchRules(allow_private=True),
+                    resolve=resolve,
+                )
+    finally:
+        remote_documents._tls.cache_clear()
 
 
 # A document that is kept
