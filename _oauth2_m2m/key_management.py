@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from _oauth2_m2m.audit import Event
-from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, Settings
+from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, MOST_PREVIOUS_KEYS, Settings
 from _oauth2_m2m.errors import KeyNotFound, TooManyKeys
 from _oauth2_m2m.key_ring import KEPT, StoredKey, next_number, signing_at
-from _oauth2_m2m.keys import MOST_KEYS
+from _oauth2_m2m.key_sets import MOST_KEYS as MOST_PUBLISHED
 from _oauth2_m2m.revocation import key_mark
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.signatures import hs256_key
+
+#: `rotate` leaves room in the key set for the successor that is due next, and for the first key of
+#: another algorithm.
+_LEFT_FREE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class KeyManagement:
         Raises:
             TemporarilyUnavailable: the database does not answer.
         """
-        await self._services.ready()
+        await self._settings()
         signing = self._services.keys.ring.signing
         stored = await self._services.keys.list()
         found = [_info(key, signs=key.kid == signing.kid) for key in stored]
@@ -72,9 +76,10 @@ class KeyManagement:
         """
         if announce < timedelta(0):
             raise ValueError("announce must not be negative")
+        settings = await self._settings()
         services, now = self._services, datetime.now(UTC)
-        settings = await services.ready()
         if settings.algorithm == "HS256":
+            await self._check_previous(settings, now)
             await services.settings.replace_secret_key(settings.secret_key, keep=True)
             await services.audit.record(Event.KEY_ROTATED, now, reason="HS256 key rotated")
         else:
@@ -92,20 +97,26 @@ class KeyManagement:
             KeyNotFound: there is no such key.
             TemporarilyUnavailable: the database does not answer.
         """
+        settings = await self._settings()
         services, now = self._services, datetime.now(UTC)
-        settings = await services.ready()
         algorithm = await self._algorithm_of(kid, settings)
         until = now + LONGEST_ACCESS_TOKEN_LIFETIME + KEPT
         # The mark comes first: one write, and every worker refuses all that the key signed.
         await services.revocation.revoke(key_mark(kid), now, until)
         await services.audit.record(Event.KEY_ROTATED, now, reason=f"{algorithm} key {kid} burned")
-        await services.keys.burn(kid, algorithm, now, until)
+        # A shared secret leaves the config first: who reads in between has one to sign with.
         if hs256_key(settings.secret_key).kid == kid:
             await services.settings.replace_secret_key(settings.secret_key, keep=False)
         for secret in settings.previous_secret_keys:
             if hs256_key(secret).kid == kid:
                 await services.settings.forget_secret_key(secret)
+        await services.keys.burn(kid, algorithm, now, until)
         await services.settings.fresh()
+
+    async def _settings(self) -> Settings:
+        """The settings and keys as they stand now: what is remembered may be past already."""
+        await self._services.ready()
+        return await self._services.settings.fresh()
 
     async def _next(self, settings: Settings, begins: datetime, now: datetime) -> None:
         """Bring the announced successor forward, or make one."""
@@ -117,12 +128,29 @@ class KeyManagement:
             await keys.bring_forward(later[0].kid, begins)
             reason = f"{settings.algorithm} key {later[0].kid} brought forward"
             await self._services.audit.record(Event.KEY_ROTATED, now, reason=reason)
-        elif len(stored) >= MOST_KEYS // 2:
-            raise TooManyKeys(f"there are {len(stored)} keys: wait until the oldest has gone")
+        elif len(keys.ring.published()) >= MOST_PUBLISHED - _LEFT_FREE:
+            raise TooManyKeys(
+                "the key set is full: wait until the last token of the oldest key ends"
+            )
         else:
             await keys.make(
                 settings.algorithm, next_number(stored, settings.algorithm), begins, now
             )
+
+    async def _check_previous(self, settings: Settings, now: datetime) -> None:
+        """Whether the oldest of `PREVIOUS_SECRET_KEYS` can make room for one more.
+
+        Raises:
+            TooManyKeys: tokens of it may be alive.
+        """
+        if len(settings.previous_secret_keys) < MOST_PREVIOUS_KEYS:
+            return
+        oldest = hs256_key(settings.previous_secret_keys[-1])
+        for key in await self._services.keys.list():
+            if key.kid == oldest.kid and key.may_have_live_tokens(now):
+                raise TooManyKeys(
+                    "PREVIOUS_SECRET_KEYS is full: wait until the last token of its oldest ends"
+                )
 
     async def _algorithm_of(self, kid: str, settings: Settings) -> str:
         for secret in (settings.secret_key, *settings.previous_secret_keys):

@@ -57,6 +57,10 @@ class StoredKey:
     burned_at: datetime | None = None
     document: Document = field(default_factory=dict, repr=False)
 
+    def may_have_live_tokens(self, now: datetime) -> bool:
+        """Whether a token that it signed can still be alive."""
+        return self.last_expiry is not None and now < self.last_expiry + KEPT
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
@@ -109,16 +113,20 @@ def stored_key(document: Document) -> StoredKey:
 
 
 def signing_at(stored: Sequence[StoredKey], algorithm: str, now: datetime) -> StoredKey | None:
-    """The key that signs: the latest that has begun, else the one that begins first.
+    """The key that signs: the last made that has begun, else the first made of those to come.
 
-    A key that was superseded never signs again, not even when its successor is burned.
+    A key that was superseded never signs again, not even when its successor is burned. So keys go
+    by their numbers: one that had to sign before its time, since the one before it was burned, may
+    be superseded before its own time comes.
     """
     ours = [key for key in stored if key.number and key.algorithm == algorithm]
-    latest = max((k for k in ours if k.signs_from <= now), key=_turn, default=None)
-    if latest is not None and latest.burned_at is None:
-        return latest
-    later = [key for key in ours if key.signs_from > now and key.burned_at is None]
-    return min(later, key=_turn, default=None)
+    last = max((key for key in ours if key.signs_from <= now), key=_number, default=None)
+    if last is not None and last.burned_at is None:
+        return last
+    to_come = [
+        key for key in ours if key.burned_at is None and (not last or key.number > last.number)
+    ]
+    return min(to_come, key=_number, default=None)
 
 
 def successor_begins(stored: Sequence[StoredKey], algorithm: str, now: datetime) -> datetime | None:
@@ -132,7 +140,7 @@ def successor_begins(stored: Sequence[StoredKey], algorithm: str, now: datetime)
     signing = signing_at(stored, algorithm, now)
     if signing is None:
         return now
-    newest = max(_from(signing, stored), key=lambda key: key.number)
+    newest = max(_from(signing, stored), key=_number)
     if now < newest.signs_until - ANNOUNCED_FOR:
         return None
     return max(newest.signs_until, now + ANNOUNCED_FOR)
@@ -143,14 +151,29 @@ def next_number(stored: Iterable[StoredKey], algorithm: str) -> int:
     return max((key.number for key in stored if key.algorithm == algorithm), default=0) + 1
 
 
-def is_dead(key: StoredKey, signing: StoredKey | None, now: datetime) -> bool:
-    """Whether a key can be forgotten: it signs no more, and no token of it can be alive.
+def dead_keys(
+    stored: Iterable[StoredKey], signing: StoredKey | None, now: datetime
+) -> list[StoredKey]:
+    """The keys that can be forgotten, the oldest first.
+
+    A key that is needed keeps those that came after it: without them it would sign again.
 
     Args:
-        key: the key.
-        signing: the key of the collection that signs now, if one does.
+        stored: the keys of the collection.
+        signing: the one among them that signs now, if one does.
         now: the moment.
     """
+    dead, needed = [], set()
+    for key in sorted(stored, key=_number):
+        if key.algorithm not in needed and _is_dead(key, signing, now):
+            dead.append(key)
+        elif key.number:
+            needed.add(key.algorithm)
+    return dead
+
+
+def _is_dead(key: StoredKey, signing: StoredKey | None, now: datetime) -> bool:
+    """Whether it signs no more, and no token of it can be alive."""
     moments = [key.signs_from, key.last_expiry, key.burned_at]
     if signing is not None:
         moments.append(signing.signs_from)  # a worker may not have noticed yet that another signs
@@ -204,15 +227,14 @@ def _shared_keys(
     keys = [hs256_key(secret) for secret in settings.previous_secret_keys]
     current = hs256_key(settings.secret_key)
     noted = stored.get(current.kid)
-    lives = noted is not None and noted.last_expiry is not None and now < noted.last_expiry + KEPT
-    if settings.algorithm == current.algorithm or lives:
+    if settings.algorithm == current.algorithm or (noted and noted.may_have_live_tokens(now)):
         keys.append(current)
     burned = {kid for kid, key in stored.items() if key.burned_at is not None}
     return {key.kid: key for key in keys if key.kid not in burned}
 
 
-def _turn(key: StoredKey) -> tuple[datetime, int]:
-    return key.signs_from, key.number
+def _number(key: StoredKey) -> int:
+    return key.number
 
 
 def _from(first: StoredKey, stored: Iterable[StoredKey]) -> list[StoredKey]:

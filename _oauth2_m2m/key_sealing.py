@@ -42,7 +42,7 @@ class KeySealer:
             return nonce + cipher.encrypt(nonce, data, kid.encode()), name
         return data, None
 
-    def open(self, data: bytes, kid: str, sealed_with: str | None) -> bytes:
+    def open(self, data: bytes, kid: str, sealed_with: object) -> bytes:
         """Open a private key.
 
         Raises:
@@ -50,7 +50,7 @@ class KeySealer:
         """
         if sealed_with is None:
             return data
-        cipher = self._ciphers.get(sealed_with)
+        cipher = self._ciphers.get(str(sealed_with))
         if cipher is None:
             raise ConfigurationError(
                 f"signing key {kid} is sealed with a key that is not at hand ({sealed_with}): "

@@ -12,15 +12,16 @@ from datetime import datetime, timedelta
 
 from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.config import Settings
-from _oauth2_m2m.errors import TemporarilyUnavailable
+from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.key_ring import (
     SIGNS_FOR,
     KeyRing,
     StoredKey,
     build_ring,
-    is_dead,
+    dead_keys,
     next_number,
+    signing_at,
     stored_key,
     successor_begins,
 )
@@ -30,8 +31,9 @@ from _oauth2_m2m.storage import Storage
 
 #: The last expiry is written down ahead, so that it is one write an hour and not one a token.
 WRITTEN_AHEAD = timedelta(hours=1)
-#: More keys than rotation ever leaves; a key set of so many can still be fetched by everybody.
-MOST_KEYS = 100
+#: More than rotating and burning ever leave. Past it the keys are refused: to read only some of
+#: them would be to forget the others.
+MOST_KEYS = 1000
 
 
 class Keys:
@@ -41,6 +43,8 @@ class Keys:
         self._keys = storage.collection("keys")
         self._audit = audit
         self._sealer = sealer
+        #: Whether the ring was seen to be older than the collection: it is to be read again.
+        self.outdated = False
         self._ring: KeyRing | None = None
         self._written: dict[str, datetime] = {}
         self._write = GroupCommit(self._write_expiries)
@@ -75,17 +79,20 @@ class Keys:
                 made in its place, and the last ring stays.
             TemporarilyUnavailable: the database does not answer.
         """
+        self.outdated = False
         stored = await self.list()
         begins = successor_begins(stored, settings.algorithm, now)
         if begins is not None:
+            if signing_at(stored, settings.algorithm, now) is not None:
+                # No successor takes over in silence from a key that cannot be opened.
+                build_ring(settings, stored, self._sealer, now, self._ring)
             number = next_number(stored, settings.algorithm)
             await self.make(settings.algorithm, number, begins, now)
             stored = await self.list()
         ring = build_ring(settings, stored, self._sealer, now, self._ring)
         signing = next((key for key in stored if key.kid == ring.signing.kid), None)
-        for key in stored:
-            if is_dead(key, signing, now):
-                await self._keys.remove({"_id": key.kid, "last_expiry": key.last_expiry})
+        for key in dead_keys(stored, signing, now):
+            await self._keys.remove({"_id": key.kid, "last_expiry": key.last_expiry})
         self._written = {key.kid: key.last_expiry for key in stored if key.last_expiry}
         if not ring.same_as(self._ring):
             self._ring = ring
@@ -150,9 +157,14 @@ class Keys:
         """All keys, the oldest of each algorithm first.
 
         Raises:
-            ConfigurationError: a document makes no sense.
+            ConfigurationError: a document makes no sense, or there are too many.
         """
-        stored = [stored_key(document) for document in await self._keys.page({}, "_id", MOST_KEYS)]
+        documents = await self._keys.page({}, "_id", MOST_KEYS + 1)
+        if len(documents) > MOST_KEYS:
+            raise ConfigurationError(
+                f"there are more than {MOST_KEYS} keys: remove burned ones from the collection keys"
+            )
+        stored = [stored_key(document) for document in documents]
         return sorted(stored, key=lambda key: (key.algorithm, key.number))
 
     async def ring_until(self, moment: datetime) -> KeyRing:
@@ -168,6 +180,7 @@ class Keys:
         if written is None or moment > written:
             moment += WRITTEN_AHEAD
             if not await self._write.ask((ring.signing, moment)):
+                self.outdated = True
                 raise TemporarilyUnavailable(detail="the signing key was given up meanwhile")
             self._written[ring.signing.kid] = moment
         return ring

@@ -53,6 +53,7 @@ class SettingsSource:
         self._environment = environment
         self._read_at = 0.0
         self._waiting = 0
+        self._good_document: Document | None = None
         self._last_document: Document | None = None
         self._reread = GroupCommit(self._refresh)
 
@@ -81,12 +82,14 @@ class SettingsSource:
         if self._environment is Environment.DEVELOPMENT:
             for weakness in weaknesses(settings):
                 _log.warning("not for production: %s", weakness)
+        self._good_document = document
         self._remember(settings, document, began)
         return settings
 
     async def current(self) -> Settings:
         """The settings, with their keys, read a moment ago."""
-        if self.last_good is not None and time.monotonic() - self._read_at < REMEMBERED_SECONDS:
+        is_young = time.monotonic() - self._read_at < REMEMBERED_SECONDS
+        if self.last_good is not None and is_young and not self._keys.outdated:
             return self.last_good
         return await self._reread.ask(time.monotonic())
 
@@ -134,7 +137,7 @@ class SettingsSource:
             return [self.last_good] * len(asked)
         began = time.monotonic()
         document = await self._config.find_one({"_id": CONFIG_ID})
-        if document == self._last_document:
+        if document == self._good_document:
             settings = await self._with_keys(self.last_good)
         else:
             settings = await self._change_to(document, self.last_good)
@@ -157,11 +160,12 @@ class SettingsSource:
             settings = self._checked(document)
             await self._keys.refresh(settings, now)
         except ConfigurationError as mistake:
-            _log.error("the changed config is refused, the last good one stays: %s", mistake)
-            reason = f"refused, the last good one stays: {mistake}"
-            await self._audit.record(Event.CONFIG_CHANGED, now, reason=reason)
-            return last_good
-        before = self._last_document or {}
+            if document != self._last_document:  # said once, and tried again: keys can be mended
+                _log.error("the changed config is refused, the last good one stays: %s", mistake)
+                reason = f"refused, the last good one stays: {mistake}"
+                await self._audit.record(Event.CONFIG_CHANGED, now, reason=reason)
+            return await self._with_keys(last_good)
+        before = self._good_document or {}
         changed = sorted(
             name for name in {*before, *document} if before.get(name) != document.get(name)
         )
@@ -171,6 +175,7 @@ class SettingsSource:
             await self._audit.prepare(settings.audit_retention)
         except ConfigurationError as mistake:
             _log.error("the audit log keeps its retention: %s", mistake)
+        self._good_document = document
         return settings
 
     def _checked(self, document: Document) -> Settings:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from pymongo.database import Database
 
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.config import Environment, Settings
-from _oauth2_m2m.errors import ConfigurationError
+from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
+from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.keys import Keys
-from _oauth2_m2m.settings import SettingsSource
+from _oauth2_m2m.settings import MOST_WAITING_FOR_A_KEY, REREAD_SECONDS, SettingsSource
 from _oauth2_m2m.storage import Storage
 from tests.clocks import Clock
+from tests.rooms.conftest import Commands
 
 KEY = "k" * 40
 GOOD = {"_id": "jwt_config", "SECRET_KEY": KEY, "ISSUER": "https://auth.example.com"}
@@ -28,8 +31,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch, "settings")
 
 
-def source(storage: Storage, environment: Environment = Environment.DEVELOPMENT) -> SettingsSource:
-    return SettingsSource(storage, AuditLog(storage), environment)
+def source(
+    storage: Storage,
+    environment: Environment = Environment.DEVELOPMENT,
+    *,
+    keys: Keys | None = None,
+    sealer: KeySealer | None = None,
+) -> SettingsSource:
+    audit = AuditLog(storage)
+    keys = keys or Keys(storage, audit, sealer or KeySealer())
+    return SettingsSource(storage, audit, keys, environment)
 
 
 def reasons(database: Database[Any]) -> list[str]:
@@ -171,14 +182,15 @@ async def test_a_change_to_nonsense_is_refused(
 ) -> None:
     """The last good settings stay and can be used; the refusal is audited once, with the reason."""
     database.config.insert_one(GOOD)
-    settings = source(storage, Environment.PRODUCTION)
+    keys = Keys(storage, AuditLog(storage), KeySealer())
+    settings = source(storage, Environment.PRODUCTION, keys=keys)
     first = await settings.load()
+    ring = keys.ring
     database.config.update_one({}, {"$set": changes})
     for _ in range(3):
         clock.let_pass(30)
-        current = await settings.current()
-        Keys().ring(current)
-        assert current is first
+        assert await settings.current() is first
+        assert keys.ring is ring
     (reason,) = reasons(database)
     assert word in reason
     assert reason.startswith("refused")
@@ -245,3 +257,131 @@ async def test_reading_before_loading_makes_no_noise(
     clock.let_pass(30)
     assert await settings.current() is first
     assert reasons(database) == []
+
+
+async def test_a_fresh_reading_begins_after_it_was_asked_for(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """What was written before is seen, however young the last reading is."""
+    settings = source(storage)
+    await settings.load()
+    for limit in (7, 8):
+        database.config.update_one({}, {"$set": {"MAX_REQUESTS_PER_MINUTE": limit}})
+        assert (await settings.fresh()).max_requests_per_minute == limit
+
+
+async def test_fresh_readings_come_once_a_second_however_many_ask(
+    watched_storage: Storage, commands: Commands, database: Database[Any]
+) -> None:
+    """All who come in between wait for the next one, and share it."""
+    database.config.insert_one(GOOD)
+    settings = source(watched_storage)
+    first = await settings.load()
+    commands.sent.clear()
+    began = time.monotonic()
+    asked = [asyncio.ensure_future(settings.fresh()) for _ in range(50)]
+    await asyncio.sleep(REREAD_SECONDS / 2)
+    asked += [asyncio.ensure_future(settings.fresh()) for _ in range(50)]
+    assert {id(found) for found in await asyncio.gather(*asked)} == {id(first)}
+    assert time.monotonic() - began > REREAD_SECONDS / 2
+    assert len([c for c in commands.named("find") if c["find"] == "config"]) == 1
+
+
+async def test_no_more_wait_for_a_fresh_reading_than_there_is_room(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """More are refused at once; those who wait get their answer, and then there is room again."""
+    database.config.insert_one(GOOD)
+    settings = source(storage)
+    first = await settings.load()
+    asked = [asyncio.ensure_future(settings.fresh()) for _ in range(MOST_WAITING_FOR_A_KEY)]
+    await asyncio.sleep(0)
+    with pytest.raises(TemporarilyUnavailable):
+        await settings.fresh()
+    asked[0].cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert {task.result() for task in asked[1:]} == {first}
+    assert await settings.fresh() is first
+
+
+async def test_settings_come_with_their_keys(
+    storage: Storage, database: Database[Any], clock: Clock
+) -> None:
+    """Whoever has read them finds the key of their ALGORITHM in the ring."""
+    database.config.insert_one(GOOD)
+    keys = Keys(storage, AuditLog(storage), KeySealer())
+    settings = source(storage, keys=keys)
+    await settings.load()
+    for algorithm in ("ES256", "RS256", "HS256"):
+        database.config.update_one({}, {"$set": {"ALGORITHM": algorithm}})
+        clock.let_pass(30)
+        assert (await settings.current()).algorithm == algorithm
+        assert keys.ring.signing.algorithm == algorithm
+
+
+async def test_an_algorithm_whose_key_does_not_open_is_refused_until_it_does(
+    storage: Storage, database: Database[Any], clock: Clock
+) -> None:
+    """The last good settings and keys stay; once the key is mended, the change counts."""
+    database.config.insert_one({**GOOD, "ALGORITHM": "ES256"})
+    await source(storage, sealer=KeySealer([b"k" * 32])).load()
+    sealed = database["keys"].find_one({}, {"_id": 0})
+    assert sealed is not None
+    database.config.replace_one({}, GOOD)
+    keys = Keys(storage, AuditLog(storage), KeySealer())
+    settings = source(storage, keys=keys)
+    first = await settings.load()
+    database.audit_logs.delete_many({})
+
+    database.config.update_one({}, {"$set": {"ALGORITHM": "ES256"}})
+    for _ in range(3):
+        clock.let_pass(30)
+        assert await settings.current() is first
+        assert keys.ring.signing.algorithm == "HS256"
+    (refusal,) = reasons(database)
+    assert "OAUTH2_M2M_KEY_ENCRYPTION_KEY" in refusal
+    assert database["keys"].count_documents({}) == 1
+
+    database["keys"].update_one({}, {"$set": {"burned_at": datetime.now(UTC)}})
+    clock.let_pass(30)
+    assert (await settings.current()).algorithm == "ES256"
+    assert keys.ring.signing.algorithm == "ES256"
+    assert reasons(database) == [refusal, "changed: ALGORITHM"]
+
+
+async def test_a_refused_change_that_is_taken_back_is_no_change(
+    storage: Storage, database: Database[Any], clock: Clock
+) -> None:
+    """The settings that stayed are those that stand there again."""
+    database.config.insert_one(GOOD)
+    settings = source(storage)
+    first = await settings.load()
+    database.config.update_one({}, {"$set": {"ALGORITHM": "none"}})
+    clock.let_pass(30)
+    assert await settings.current() is first
+    database.config.replace_one({}, GOOD)
+    clock.let_pass(30)
+    assert await settings.current() is first
+    assert len(reasons(database)) == 1
+
+
+async def test_keys_that_cannot_be_used_any_more_leave_the_last_ring(
+    storage: Storage, database: Database[Any], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A running worker goes on with what it has, and logs an error; another does not start."""
+    database.config.insert_one({**GOOD, "ALGORITHM": "ES256"})
+    keys = Keys(storage, AuditLog(storage), KeySealer())
+    settings = source(storage, keys=keys)
+    first = await settings.load()
+    ring = keys.ring
+    database["keys"].update_one({}, {"$set": {"public": {}, "private": b"", "algorithm": 7}})
+    clock.let_pass(30)
+    with caplog.at_level(logging.ERROR, "oauth2_m2m"):
+        assert await settings.current() is first
+    assert keys.ring is ring
+    assert f"the keys are refused, the last good ones stay: signing key {ring.signing.kid}" in (
+        caplog.text
+    )
+    with pytest.raises(ConfigurationError, match=ring.signing.kid):
+        await source(storage).load()
+    assert database["keys"].count_documents({}) == 1
