@@ -129,6 +129,28 @@ def test_a_mark_that_becomes_visible_late_is_not_missed(
     assert start <= seconds
 
 
+async def test_a_mark_that_became_visible_behind_a_long_pass_comes_with_the_next(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """The next pass begins before the newest mark of when this one began, not of when it ended."""
+    marks = database.revoked_tokens
+    start = int(datetime.now(UTC).timestamp()) - 3600
+
+    def show(*seconds: int) -> None:
+        marks.insert_many(
+            {"_id": f"m{n}", "seq": Timestamp(start + n, 1), "expires_at": soon()} for n in seconds
+        )
+
+    show(0, 2, 3, 4)
+    follower = Follower(RevocationFeed(storage, 2))
+    assert await follower.take_page()
+    show(1)  # behind the page that was taken
+    show(*range(30, 40))  # the pass goes on, further than the overlap
+    await follower.catch_up()
+    await follower.catch_up()
+    assert published("m1") in follower.known
+
+
 async def test_a_follower_that_keeps_up_reads_only_what_is_new(
     storage: Storage, database: Database[Any]
 ) -> None:
