@@ -202,10 +202,17 @@ class Keys:
 
     async def _write_expiry(self, key: SigningKey, moment: datetime) -> bool:
         """Write it; whether the key is still there. A shared secret itself lies in `config`."""
-        update = {"$max": {"last_expiry": moment}, "$setOnInsert": {"algorithm": key.algorithm}}
-        alive = {"_id": key.kid, "burned_at": None}
-        shared = not key.public_jwk
-        return await self._keys.change(alive, update, upsert=shared, fields=["_id"]) is not None
+        if await self._prolong(key.kid, moment):
+            return True
+        if key.public_jwk:
+            return False
+        note = {"_id": key.kid, "algorithm": key.algorithm, "last_expiry": moment}
+        return await self._keys.insert_one(note) or await self._prolong(key.kid, moment)
+
+    async def _prolong(self, kid: str, moment: datetime) -> bool:
+        alive = {"_id": kid, "burned_at": None}
+        update = {"$max": {"last_expiry": moment}}
+        return await self._keys.change(alive, update, fields=["_id"]) is not None
 
 
 def _moment(latest: tuple[datetime, SigningKey]) -> datetime:
