@@ -119,7 +119,7 @@ def is_public(address: str) -> bool:
     if isinstance(ip, IPv6Address):
         inside = _embedded(ip)
         if inside is None:
-            return ip in _GLOBAL_UNICAST and ip.is_global and ip.teredo is None
+            return ip in _GLOBAL_UNICAST and ip.is_global
         ip = inside
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
