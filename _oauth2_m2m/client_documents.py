@@ -218,7 +218,9 @@ def _networks(document: Mapping[str, Any]) -> tuple[IPv4Network | IPv6Network, .
 
 
 def _audience(document: Mapping[str, Any]) -> tuple[str, ...]:
-    audience = _texts(document, "audience") or []
+    audience = _texts(document, "audience")
+    if not audience:
+        return ()
     fine = all(len(name) <= _LONGEST_AUDIENCE and is_resource(name) for name in audience)
     if len(audience) > MOST_AUDIENCES or not fine:
         raise ValueError(
