@@ -7,6 +7,7 @@ meets anything unexplained. A test keeps it so.
 ORDER: tuple[str, ...] = (
     "errors",
     "deadlines",
+    "newest",
     "callers",
     "config",
     "scopes",

@@ -7,7 +7,6 @@ here, with a key and an algorithm that were chosen here.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,6 +27,7 @@ from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import make_id
 from _oauth2_m2m.errors import InvalidScope, InvalidToken, UnknownKey
 from _oauth2_m2m.key_ring import KeyRing
+from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.resources import MOST_RESOURCES
 from _oauth2_m2m.revocation import epoch_mark, family_mark, key_mark
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
@@ -204,7 +204,9 @@ class TokenReader:
     def __init__(self) -> None:
         self._issuer: str | None = None
         self._keys: Mapping[str, VerifyingKey] = {}
-        self._tokens: OrderedDict[bytes, AccessToken | None] = OrderedDict()  # None is revoked
+        self._tokens: Newest[bytes, AccessToken | None] = Newest(
+            _MOST_REMEMBERED
+        )  # None is revoked
 
     def read(
         self,
@@ -226,7 +228,7 @@ class TokenReader:
         digest = _digest(text)
         if digest not in self._tokens:
             token = read_access_token(text, issuer=issuer, keys=keys, now=now, leeway=leeway)
-            self._remember(digest, token)
+            self._tokens[digest] = token
             return token
         known = self._tokens[digest]
         if known is None:
@@ -238,12 +240,7 @@ class TokenReader:
 
     def note_revoked(self, text: str) -> None:
         """Learn that a token was revoked."""
-        self._remember(_digest(text), None)
-
-    def _remember(self, digest: bytes, token: AccessToken | None) -> None:
-        self._tokens[digest] = token
-        if len(self._tokens) > _MOST_REMEMBERED:
-            self._tokens.popitem(last=False)
+        self._tokens[_digest(text)] = None
 
 
 def _digest(text: str) -> bytes:

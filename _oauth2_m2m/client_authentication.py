@@ -12,7 +12,6 @@ import base64
 import binascii
 import hmac
 import secrets
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,6 +40,7 @@ from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import LONGEST_SECRET, SecretChecker, is_digest
 from _oauth2_m2m.errors import InvalidClient, InvalidRequest, Unprocessable
 from _oauth2_m2m.forms import Form
+from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.single_use import SingleUse
 from _oauth2_m2m.storage import Document, Storage
 
@@ -176,7 +176,7 @@ class ClientAuthentication:
         self._keys = keys
         self._used_assertions = SingleUse(storage, "used_assertions")
         self._tag_key = secrets.token_bytes(32)
-        self._expected: OrderedDict[bytes, None] = OrderedDict()
+        self._expected: Newest[bytes, None] = Newest(_MOST_EXPECTED)
 
     async def prepare(self) -> None:
         """Make the index."""
@@ -197,11 +197,10 @@ class ClientAuthentication:
     def expect(self, presented: Presented, good: bool) -> None:
         """Learn whether credentials were good."""
         tag = self._tag(presented)
-        self._expected.pop(tag, None)
         if good:
             self._expected[tag] = None
-        if len(self._expected) > _MOST_EXPECTED:
-            self._expected.popitem(last=False)
+        else:
+            self._expected.pop(tag, None)
 
     async def authenticate(
         self,

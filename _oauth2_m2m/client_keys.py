@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Environment, Settings
 from _oauth2_m2m.errors import InvalidClient
 from _oauth2_m2m.key_sets import public_keys_from
+from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.remote_documents import FetchRules, RemoteDocument, Resolve, resolve_by_system
 from _oauth2_m2m.signatures import VerifyingKey
 
@@ -32,7 +32,9 @@ class ClientKeys:
     def __init__(self, environment: Environment, resolve: Resolve = resolve_by_system) -> None:
         self._allow_http = environment is Environment.DEVELOPMENT
         self._resolve = resolve
-        self._published: OrderedDict[tuple[str, FetchRules], RemoteDocument[Keys]] = OrderedDict()
+        self._published: Newest[tuple[str, FetchRules], RemoteDocument[Keys]] = Newest(
+            _MOST_REMEMBERED
+        )
 
     async def known(self, client: Client, settings: Settings) -> Keys:
         """The keys at hand; fetched when they are not, or have been for 5 minutes.
@@ -76,6 +78,4 @@ class ClientKeys:
                 resolve=self._resolve,
             )
         self._published.move_to_end((url, rules))
-        if len(self._published) > _MOST_REMEMBERED:
-            self._published.popitem(last=False)
         return document

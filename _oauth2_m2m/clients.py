@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Collection, Mapping, MutableSequence, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,6 +27,7 @@ from _oauth2_m2m.credentials import (
 )
 from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
 from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
 from _oauth2_m2m.storage import Document, Storage, as_utc
 
@@ -50,7 +50,7 @@ class Clients:
         self._revocation = revocation
         self._checker = checker
         self._find = GroupCommit(self.find_all)
-        self._remembered: OrderedDict[str, tuple[float, Client]] = OrderedDict()
+        self._remembered: Newest[str, tuple[float, Client]] = Newest(_MOST_REMEMBERED)
 
     async def prepare(self) -> None:
         """Make the index."""
@@ -264,8 +264,6 @@ class Clients:
             self._remembered.pop(client_id, None)
             return None
         self._remembered[client_id] = (time.monotonic(), client)
-        while len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
         return client
 
     async def adopt(self, client: Client, plain: str, digest: str) -> Client:

@@ -18,13 +18,14 @@ import hmac
 import re
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from zlib import crc32
 
 from _oauth2_m2m.errors import TooManySecrets
+from _oauth2_m2m.newest import Newest
 
 CLIENT_SECRET_PREFIX = "m2ms_"
 REFRESH_TOKEN_PREFIX = "m2mr_"
@@ -120,7 +121,7 @@ class SecretChecker:
         )
         self._waiting: Counter[str] = Counter()
         self._key = secrets.token_bytes(32)
-        self._remembered: OrderedDict[bytes, float] = OrderedDict()
+        self._remembered: Newest[bytes, float] = Newest(_MOST_REMEMBERED)
 
     async def digest(self, secret: str, beside: Iterable[str] = ()) -> str:
         """The digest to store for a secret, whoever made it.
@@ -180,8 +181,6 @@ class SecretChecker:
 
     def _remember(self, presented: str, stored: str) -> None:
         self._remembered[self._tag(presented, stored)] = time.monotonic() + _REMEMBERED_SECONDS
-        while len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
 
     def _tag(self, presented: str, stored: str) -> bytes:
         return hmac.digest(self._key, f"{stored}\0{presented}".encode(), "sha256")

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ from _oauth2_m2m.config import Secret
 from _oauth2_m2m.errors import TemporarilyUnavailable
 from _oauth2_m2m.issuer_calls import CallFailed, IssuerCalls
 from _oauth2_m2m.issuer_documents import Keys
+from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.signatures import VerifyingKey
 
 MOST_ANSWERS = 10_000
@@ -82,7 +82,7 @@ class RemoteIntrospection:
         self._client_secret = Secret(credentials.client_secret)
         self._max_age = credentials.max_age.total_seconds()
         self._find_endpoint = find_endpoint
-        self._answers: OrderedDict[bytes, tuple[bool, float]] = OrderedDict()
+        self._answers: Newest[bytes, tuple[bool, float]] = Newest(MOST_ANSWERS)
         self._calls: dict[tuple[IssuerCalls, bytes], asyncio.Task[bool]] = {}
         self._has_warned = False
 
@@ -136,9 +136,6 @@ class RemoteIntrospection:
         self._note(None)
         is_active = is_active and answer.get("jti", jti) == jti
         self._answers[digest] = (is_active, asked_at + good_for)
-        self._answers.move_to_end(digest)
-        if len(self._answers) > MOST_ANSWERS:
-            self._answers.popitem(last=False)
         return is_active
 
     def _note(self, fault: str | None) -> None:

@@ -128,10 +128,11 @@ async def test_only_development_fetches_http_and_only_leave_allows_private_addre
 
 
 async def test_what_is_remembered_is_bounded(
-    clock: Clock, site: Site, keys: ClientKeys, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The URL that was asked for longest ago goes first."""
     monkeypatch.setattr(client_keys, "_MOST_REMEMBERED", 2)
+    keys = ClientKeys(Environment.DEVELOPMENT)
     owners = [client(jwks_uri=f"{site.url}?{n}") for n in range(3)]
     for number in (0, 1, 0, 2, 0, 1):
         await keys.known(owners[number], SETTINGS)
