@@ -135,6 +135,7 @@ TOKEN = _operation(
             client_assertion_type=_ASSERTION_TYPE,
             client_assertion=_ASSERTION,
             resource="A resource that the token is for; may be repeated (RFC 8707)",
+            audience="The same under another name, once",
         )
     },
     TokenResponse,
@@ -150,6 +151,8 @@ REFRESH = _operation(
             scope="To narrow the access token",
             client_id="With REFRESH_REQUIRES_CLIENT_AUTH, unless Authorization: Basic is used",
             client_secret="The same",
+            client_assertion_type=_ASSERTION_TYPE,
+            client_assertion=_ASSERTION,
         )
     },
     TokenResponse,

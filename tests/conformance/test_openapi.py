@@ -230,16 +230,19 @@ async def test_under_a_prefix_the_token_url_follows(m2m: OAuth2M2M) -> None:
 
 # --- The endpoints ------------------------------------------------------------------------------
 
+CREDENTIALS = {"client_id", "client_secret", "client_assertion", "client_assertion_type"}
 BODIES = {
     "/token": {
-        FORM: {"grant_type", "username", "password", "scope", "refresh_token", "client_id"}
-        | {"client_secret"}
+        FORM: {"grant_type", "username", "password", "scope", "refresh_token", "resource"}
+        | {"audience"}
+        | CREDENTIALS
     },
-    "/refresh": {JSON: {"refresh_token", "scope", "client_id", "client_secret"}},
+    "/refresh": {JSON: {"refresh_token", "scope"} | CREDENTIALS},
     "/revoke": {
         JSON: {"access_token", "refresh_token"},
-        FORM: {"token", "token_type_hint", "client_id", "client_secret"},
+        FORM: {"token", "token_type_hint"} | CREDENTIALS,
     },
+    "/introspect": {FORM: {"token", "token_type_hint"} | CREDENTIALS},
 }
 
 
@@ -274,6 +277,12 @@ async def test_an_endpoint_names_what_it_reads(m2m: OAuth2M2M, path: str) -> Non
             {"access_token", "refresh_token", "token_type", "expires_in", "scope"},
         ),
         ("/revoke", {"200", "400", "401", "413", "422", "429", "503"}, {"message"}),
+        (
+            "/introspect",
+            {"200", "400", "401", "403", "413", "429", "503"},
+            {"active", "scope", "client_id", "token_type", "iss", "sub", "aud", "exp", "iat"}
+            | {"jti", "roles", "cnf"},
+        ),
     ],
 )
 async def test_an_endpoint_names_what_it_answers(
@@ -287,6 +296,39 @@ async def test_an_endpoint_names_what_it_answers(
     for status in statuses - {"200"}:
         found = schema_of(document, responses[status])
         assert {"error", "error_description", "detail"} <= found["properties"].keys(), status
+
+
+async def test_introspection_promises_one_member_only(m2m: OAuth2M2M) -> None:
+    """A token that is not alive is `active: false`, so a client must not count on the rest."""
+    document = await document_of(guarded_app(m2m))
+    answer = document["paths"]["/introspect"]["post"]["responses"]["200"]
+    assert schema_of(document, answer)["required"] == ["active"]
+
+
+@pytest.mark.parametrize(
+    "path", ["oauth-authorization-server", "jwks.json", "oauth-protected-resource"]
+)
+async def test_published_documents_are_described(m2m: OAuth2M2M, path: str) -> None:
+    """They are read by GET, by anybody, and a reader that has one may be told that it is new."""
+    document = await document_of(guarded_app(m2m))
+    methods = document["paths"][f"/.well-known/{path}"]
+    assert methods.keys() == {"get"}
+    assert {"200", "304", "503"} <= methods["get"]["responses"].keys()
+    assert schema_of(document, methods["get"]["responses"]["200"])["type"] == "object"
+    assert "requestBody" not in methods["get"]
+    assert "security" not in methods["get"]
+
+
+async def test_the_feed_is_described(m2m: OAuth2M2M) -> None:
+    """`GET /revocations` takes a cursor that is not required, and answers with the next."""
+    document = await document_of(guarded_app(m2m))
+    operation = document["paths"]["/revocations"]["get"]
+    (parameter,) = operation["parameters"]
+    assert (parameter["name"], parameter["in"]) == ("after", "query")
+    assert not parameter.get("required")
+    members = schema_of(document, operation["responses"]["200"])["properties"]
+    assert members.keys() == {"revoked", "cursor", "more"}
+    assert {"400", "503"} <= operation["responses"].keys()
 
 
 async def test_health_is_described(m2m: OAuth2M2M) -> None:
