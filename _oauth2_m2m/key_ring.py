@@ -57,6 +57,10 @@ class StoredKey:
     burned_at: datetime | None = None
     document: Document = field(default_factory=dict, repr=False)
 
+    def has_begun(self, now: datetime) -> bool:
+        """Whether its time to sign has come, before it was burned."""
+        return self.signs_from <= (now if self.burned_at is None else min(now, self.burned_at))
+
     def may_have_live_tokens(self, now: datetime) -> bool:
         """Whether a token that it signed can still be alive."""
         return self.last_expiry is not None and now < self.last_expiry + KEPT
@@ -120,7 +124,7 @@ def signing_at(stored: Sequence[StoredKey], algorithm: str, now: datetime) -> St
     be superseded before its own time comes.
     """
     ours = [key for key in stored if key.number and key.algorithm == algorithm]
-    last = max((key for key in ours if key.signs_from <= now), key=_number, default=None)
+    last = max((key for key in ours if key.has_begun(now)), key=_number, default=None)
     if last is not None and last.burned_at is None:
         return last
     to_come = [

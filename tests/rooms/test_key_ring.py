@@ -83,6 +83,7 @@ SIGNING: dict[str, tuple[list[tuple[int, float, bool]], int | None]] = {
     "both are burned": ([(1, -1, True), (2, 1, True)], None),
     "its successor is burned before it began": ([(1, -1, False), (2, 1, True)], 1),
     "its successor is burned after it began": ([(1, -90, False), (2, 0, True)], None),
+    "its successor was burned before it was to begin": ([(1, -90, False), (2, -0.5, True)], 1),
     "who stepped in was superseded before its own time": (
         [(1, -1, True), (2, 1, False), (3, -1, False)], 3,
     ),
@@ -98,7 +99,7 @@ def test_which_key_signs(case: str) -> None:
     """The last made that has begun, unless it is burned; never one that was superseded."""
     rows, expected = SIGNING[case]
     stored = [
-        key(number, NOW + days * DAY, burned_at=NOW if burned else None)
+        key(number, NOW + days * DAY, burned_at=NOW - DAY * (days == -0.5) if burned else None)
         for number, days, burned in rows
     ]
     signing = signing_at([*stored, key(9, NOW - DAY, algorithm="RS256")], "ES256", NOW)
