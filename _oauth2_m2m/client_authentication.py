@@ -12,7 +12,7 @@ import base64
 import binascii
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import unquote_plus
@@ -46,6 +46,7 @@ from _oauth2_m2m.storage import Document, Storage
 
 #: A stand-in of the right length, so that a hopeless secret costs what any other does.
 _HOPELESS = "x" * 32
+TOKEN_ENDPOINT = "token"
 _MOST_EXPECTED = 10_000
 #: What Swagger UI sends beside its password form when its client fields are empty.
 _EMPTY_BASIC = "Basic Og=="
@@ -209,6 +210,7 @@ class ClientAuthentication:
         caller: Caller,
         now: datetime,
         settings: Settings,
+        endpoint: str = TOKEN_ENDPOINT,
     ) -> Client:
         """Decide whether the caller is the client that it says it is.
 
@@ -221,6 +223,7 @@ class ClientAuthentication:
             caller: where the request comes from.
             now: the moment to judge at.
             settings: the settings of this moment.
+            endpoint: which one the request was sent to, such as `revoke`.
 
         Raises:
             InvalidClient: it is not, or may not; only `detail` says why.
@@ -230,7 +233,10 @@ class ClientAuthentication:
         if client is not None and not _may_use(client, presented, settings):
             client, fault = None, "a method that this client may not use"
         if presented.assertion is not None:
-            return await self._prove_by_key(client, fault, presented.assertion, now, settings)
+            audiences = own_audiences(settings, endpoint)
+            return await self._prove_by_key(
+                client, fault, presented.assertion, now, settings, audiences
+            )
         secret, stored = presented.secret, client.live_secrets(now) if client else []
         if len(secret) > LONGEST_SECRET or is_digest(secret):
             secret, stored = _HOPELESS, []
@@ -249,6 +255,7 @@ class ClientAuthentication:
         assertion: str,
         now: datetime,
         settings: Settings,
+        audiences: Collection[str],
     ) -> Client:
         if client is None:
             judge_nobody()
@@ -259,12 +266,12 @@ class ClientAuthentication:
             judge_nobody()
             raise
         try:
-            used = _read(assertion, client, keys, now, settings)
+            used = _read(assertion, client, keys, now, settings, audiences)
         except UnknownClientKey:
             newer = await self._keys.newer(client, settings)
             if newer is keys:
                 raise
-            used = _read(assertion, client, newer, now, settings)
+            used = _read(assertion, client, newer, now, settings, audiences)
         # Last of all, so that nobody but the client can use its assertions up.
         if not await self._used_assertions.claim(client.client_id, used.jti, used.expires_at):
             raise InvalidClient(detail="client assertion: used before")
@@ -285,16 +292,32 @@ def _may_use(client: Client, presented: Presented, settings: Settings) -> bool:
     return client.allows_method(*presented.methods)
 
 
+def own_audiences(settings: Settings, endpoint: str) -> Collection[str]:
+    """By which names an assertion may mean this server. RFC 7523 section 3, (3).
+
+    Beside the issuer and the token endpoint that is the endpoint that it was sent to, for so do
+    many libraries. A client of FAPI 2.0 names the issuer alone, so that no other endpoint can pass
+    it on.
+    """
+    if settings.is_fapi2:
+        return (settings.issuer,)
+    base = settings.issuer.rstrip("/")
+    return (settings.issuer, f"{base}/{TOKEN_ENDPOINT}", f"{base}/{endpoint}")
+
+
 def _read(
-    assertion: str, client: Client, keys: Keys, now: datetime, settings: Settings
+    assertion: str,
+    client: Client,
+    keys: Keys,
+    now: datetime,
+    settings: Settings,
+    audiences: Collection[str],
 ) -> Assertion:
-    token_endpoint = f"{settings.issuer.rstrip('/')}/token"
     return read_assertion(
         assertion,
         client_id=client.client_id,
         keys=keys,
-        # A client of FAPI 2.0 names the issuer alone, so that no other endpoint can pass it on.
-        audiences=(settings.issuer,) if settings.is_fapi2 else (settings.issuer, token_endpoint),
+        audiences=audiences,
         algorithms=settings.foreign_algorithms,
         now=now,
         fapi2=settings.is_fapi2,

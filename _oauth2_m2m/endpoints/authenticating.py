@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from _oauth2_m2m.admission import Attempt
+from _oauth2_m2m.bearer import path_of
 from _oauth2_m2m.client_authentication import Presented, present_plain, present_standard
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
@@ -43,7 +44,12 @@ async def authenticated_client(
     document, place = await admission.open(attempt, presented.client_id, expected=expected)
     try:
         client = await authentication.authenticate(
-            presented, document, attempt.caller, attempt.now, settings
+            presented,
+            document,
+            attempt.caller,
+            attempt.now,
+            settings,
+            path_of(request).rpartition("/")[2],
         )
     except OAuth2Error:
         if expected:

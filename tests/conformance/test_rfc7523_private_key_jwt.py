@@ -490,6 +490,16 @@ async def test_a_signer_is_limited_like_everybody(start: Start) -> None:
 # --- FAPI 2.0 -----------------------------------------------------------------------------------
 
 
+async def test_the_endpoint_that_is_asked_may_be_named(signer: Signer) -> None:
+    """Libraries name the address that they send to; at another endpoint that is no name of ours."""
+    for path in ("/introspect", "/revoke"):
+        statuses = []
+        for named in (path, "/token", "/nowhere"):
+            assertion = signer.assertion(aud=f"{ISSUER}{named}")
+            statuses.append((await signer.post(path, assertion, token="any")).status_code)
+        assert statuses == [200, 200, 401]
+
+
 @pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
 async def test_fapi2_takes_signatures_only(start: Start, log: Log, path: str) -> None:
     """A client whose document allows a secret gets the one answer for it, at every endpoint."""

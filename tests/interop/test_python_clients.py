@@ -35,6 +35,7 @@ from requests_oauth2client import (
     ClientSecretPost,
     DPoPToken,
     EndpointError,
+    MissingDPoPNonce,
     OAuth2Client,
     PrivateKeyJwt,
 )
@@ -188,15 +189,23 @@ def discovered(server: Server, auth: AuthBase, **options: Any) -> OAuth2Client:
     )
 
 
-def authentication(server: Server, method: str) -> AuthBase:
+def authentication(server: Server, method: str, **options: Any) -> AuthBase:
     """The credentials of a client that authenticates in this way."""
     if method == "private_key_jwt":
         client = server.register_with_key()
-        # Else it names the address that it sends to: /token, but /introspect and /revoke as well.
-        return PrivateKeyJwt(client.client_id, client.private_jwk, aud=server.issuer)
+        # It names the address that it sends to, but under `fapi2`, where the issuer must be named.
+        return PrivateKeyJwt(client.client_id, client.private_jwk, **options)
     client = server.register()
     kind = ClientSecretBasic if method == "client_secret_basic" else ClientSecretPost
     return kind(client.client_id, client.client_secret)
+
+
+def is_refused(session: requests.Session, server: Server, token: AuthBase) -> bool:
+    """Whether a guarded route is closed to a token now."""
+    try:
+        return session.get(f"{server.issuer}/protected", auth=token).status_code == 401
+    except MissingDPoPNonce:  # it takes every DPoP challenge for the wish for a nonce
+        return True
 
 
 @pytest.mark.parametrize("token_type", ["bearer", "dpop"])
@@ -226,7 +235,7 @@ def test_requests_oauth2client(serving: Serving, method: str, token_type: str) -
         assert introspected["token_type"].lower() == token_type
         assert client.introspect_token(refreshed, "refresh_token")["active"] is True
         assert client.revoke_access_token(refreshed) is True
-        assert session.get(f"{server.issuer}/protected", auth=refreshed).status_code == 401
+        assert is_refused(session, server, refreshed)
         assert client.introspect_token(refreshed) == {"active": False}
         assert client.revoke_refresh_token(refreshed) is True
         assert client.introspect_token(refreshed, "refresh_token") == {"active": False}
@@ -236,7 +245,9 @@ def test_requests_oauth2client_under_fapi2(serving: Serving) -> None:
     """Under the FAPI 2.0 profile too: private_key_jwt, DPoP, and no refresh token."""
     server = serving(ALGORITHM="ES256", PROFILE="fapi2")
     client = discovered(
-        server, authentication(server, "private_key_jwt"), dpop_bound_access_tokens=True
+        server,
+        authentication(server, "private_key_jwt", aud=server.issuer),
+        dpop_bound_access_tokens=True,
     )
     with client.session as session:
         token = client.client_credentials(scope="read")
@@ -245,7 +256,7 @@ def test_requests_oauth2client_under_fapi2(serving: Serving) -> None:
         assert session.get(f"{server.issuer}/protected", auth=token).status_code == 200
         assert client.introspect_token(token)["cnf"] == {"jkt": token.dpop_key.dpop_jkt}
         assert client.revoke_access_token(token) is True
-        assert session.get(f"{server.issuer}/protected", auth=token).status_code == 401
+        assert is_refused(session, server, token)
 
 
 def test_requests_oauth2client_comes_again_with_our_nonce(serving: Serving) -> None:
