@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +51,16 @@ class World:
         *,
         authorized: bool = False,
         method: str = "POST",
+        headers: Sequence[tuple[str, bytes]] = (),
     ) -> httpx.Response:
-        """Send a body as it is."""
-        headers = {} if content_type is None else {"Content-Type": content_type}
+        """Send a body as it is, and these headers as they are."""
+        sent = [(name.encode(), value) for name, value in headers]
+        if content_type is not None:
+            sent.append((b"Content-Type", content_type.encode()))
         if authorized:
-            headers["Authorization"] = basic(self.machine.client_id, self.machine.client_secret)
-        return await self.machine.http.request(method, path, content=body, headers=headers)
+            credentials = basic(self.machine.client_id, self.machine.client_secret)
+            sent.append((b"Authorization", credentials.encode()))
+        return await self.machine.http.request(method, path, content=body, headers=sent)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ async def module_world(
         AsyncMongoClient[dict[str, Any]](mongo_url) as mongo,
         running(mongo[module_database.name]) as server,
     ):
-        yield server, await new_machine(server)
+        yield server, await new_machine(server, scopes=["read", "write", "introspect"])
 
 
 @pytest.fixture
@@ -195,13 +199,199 @@ BAD_REVOCATIONS = [
 ]
 
 
-@pytest.mark.parametrize("case", BAD_REVOCATIONS, ids=str)
-async def test_a_bad_form_at_revoke(world: World, case: Case) -> None:
-    """Every malformed form at /revoke is refused, even of a client that proves itself."""
-    response = await world.send("/revoke", case.body, case.content_type, authorized=True)
+#: /revoke reads JSON too, in the plain dialect.
+BAD_INTROSPECTIONS = [
+    *BAD_REVOCATIONS,
+    Case("no content type", b"token=a", None),
+    Case("JSON", b'{"token": "a"}', JSON),
+    Case("text", b"token=a", "text/plain"),
+    Case("multipart", b"--x--", "multipart/form-data; boundary=x"),
+    Case("a content type of nonsense", b"token=a", ";;;="),
+    Case("a token without a value", b"token"),
+    Case("an empty token", b"token=&token_type_hint=access_token"),
+    Case("a hint twice", b"token=a&token_type_hint=x&token_type_hint=y"),
+    Case("a megabyte", b"x" * 1_000_000, status=413),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "case"),
+    [
+        pytest.param(path, case, id=f"{path} {case}")
+        for path, cases in (("/revoke", BAD_REVOCATIONS), ("/introspect", BAD_INTROSPECTIONS))
+        for case in cases
+    ],
+)
+async def test_a_bad_form_at_revoke_and_introspect(world: World, path: str, case: Case) -> None:
+    """Every malformed form there is refused, even of a client that proves itself."""
+    response = await world.send(path, case.body, case.content_type, authorized=True)
     expect_error(response, case.status, case.error)
     (record,) = world.log.new()
     assert record["event_type"] == "token_invalid"
+
+
+async def test_a_bad_form_of_who_has_an_access_token(world: World) -> None:
+    """At /introspect a token with the scope proves the client: what is refused is its request."""
+    token = (await world.machine.get_token("introspect")).access
+    world.log.new()
+    for case in BAD_INTROSPECTIONS:
+        bearer = [("Authorization", f"Bearer {token}".encode())]
+        response = await world.send("/introspect", case.body, case.content_type, headers=bearer)
+        assert response.status_code == case.status, case
+        expect_error(response, case.status, case.error)
+        world.log.expect("access_denied", client_id=world.machine.client_id)
+
+
+#: What is asked about, spelt for a form.
+ODD_TOKENS = [
+    b"%00", b"a%00b", b"%F0%9F%94%91", b"%24ne", b"{}", b'{"$ne":1}', b"[]", b"..", b"." * 60_000,
+    b"a" * 60_000, b"a.b.c", b"+", b"%0A", b"%E2%80%8B", b"e30.e30.", b"e30.e30.e30",
+    b"W10.W10.W10", b"eyJhbGciOiJub25lIn0.e30.", b"m2mr_", b"m2ms_" + b"a" * 49, b"sha256:" + b"0" * 64,
+    b"Bearer+x", b"%CC%81", b"\xf0\x9f\x94\x91",
+    base64.urlsafe_b64encode(b"[" * 12_000).rstrip(b"=") + b".e30.e30",
+    base64.urlsafe_b64encode(b'{"kid":{"$ne":1},"typ":"at+jwt"}').rstrip(b"=") + b".e30.e30",
+    base64.urlsafe_b64encode(b'{"kid":"%s","typ":"at+jwt"}' % (b"k" * 9_000)).rstrip(b"=")
+    + b".e30.e30",
+]  # fmt: skip
+
+
+async def test_odd_tokens_are_not_active(world: World) -> None:
+    """Whatever is asked about, the answer is that it is not active, and nobody is disturbed."""
+    for token in ODD_TOKENS:
+        for hint in (b"", b"&token_type_hint=" + token[:1000]):
+            response = await world.send(
+                "/introspect", b"token=" + token + hint, FORM, authorized=True
+            )
+            assert response.status_code == 200, token[:40]
+            expect_no_store(response)
+            assert response.json() == {"active": False}
+    world.log.expect_nothing()
+
+
+#: The header `Authorization`, as bytes.
+ODD_CREDENTIALS = [
+    [b"Bearer"], [b"Bearer "], [b"Bearer x"], [b"bearer x y"], [b"Bearer \xff\xfe"], [b"Bearer  x"],
+    [b"Bearer " + b"." * 60_000], [b"Bearer a.b.c", b"Bearer a.b.c"], [b"DPoP"], [b"DPoP x"],
+    [b"DPoP x, DPoP y"], [b"Bearer e30.e30.e30"], [b"Bearer \xc3\xa9.e30.e30"],
+]  # fmt: skip
+
+
+async def test_odd_access_tokens_introspect_nothing(world: World) -> None:
+    """What stands for an access token and is none is 401 with a challenge, and recorded."""
+    for values in ODD_CREDENTIALS:
+        headers = [("Authorization", value) for value in values]
+        response = await world.send("/introspect", b"token=a", FORM, headers=headers)
+        assert response.status_code == 401, values
+        assert response.json()["error"] in {"invalid_token", "invalid_dpop_proof"}
+        expect_error(response, 401, response.json()["error"])
+        assert response.headers["www-authenticate"].startswith(("Bearer ", "DPoP "))
+        (record,) = world.log.new()
+        assert record["event_type"] == "token_invalid"
+
+
+# --- Resources and proofs -----------------------------------------------------------------------
+
+#: Of a form: `resource` and `audience`.
+BAD_TARGETS = [
+    b"resource=x", b"resource=%00", b"resource=%23", b"resource=https://a.example/%23",
+    b"resource=/", b"resource=%F0%9F%94%91", b"resource=https://%F0%9F%94%91.example",
+    b"resource=" + b"a:" * 30_000,
+    b"resource=https://a.example", b"resource=%24ne:1", b'resource={"$ne":1}', b"resource=*",
+    b"resource=https://a.example&resource=x", b"resource=x&resource=x", b"resource=+",
+    b"resource=http://localhost:8000%00", b"resource=http://localhost:8000&resource=x",
+    b"resource=http://[x", b"resource=http://[::1", b"resource=javascript:alert(1)",
+    b"&".join(b"resource=http://localhost:8000" for _ in range(11)), b"audience=x", b"audience=%00",
+    b"audience=" + b"x" * 60_000, b"audience=http://localhost:8000/", b"audience=%F0%9F%94%91",
+    b"resource=http://localhost:8000&audience=x",
+]  # fmt: skip
+
+
+async def test_bad_targets(world: World) -> None:
+    """Whatever is asked for that may not be had is `invalid_target`, for both dialects."""
+    machine = world.machine
+    plain = b"username=%s&password=%s" % (
+        machine.client_id.encode(),
+        machine.client_secret.encode(),
+    )
+    for target in BAD_TARGETS:
+        for start, authorized in ((GRANT, True), (plain, False)):
+            body = start + b"&" + target
+            response = await world.send("/token", body, FORM, authorized=authorized)
+            assert response.status_code == 400, target[:60]
+            expect_error(response, 400, "invalid_target")
+            world.log.expect("access_denied", client_id=machine.client_id, reason="invalid_target")
+
+
+#: The header `DPoP`, as bytes: what stands in it, once or twice.
+BAD_PROOFS = [
+    [b""], [b" "], [b"x"], [b".."], [b"a.b.c"], [b"\xff\xfe"], [b"\xc3\xa9.e30.e30"], [b"null"],
+    [b"." * 60_000], [b"a" * 60_000], [b"e30.e30.e30"], [b"W10.W10.W10"], [b"x", b"x"], [b"", b""],
+    [b"Bearer x"], [b"{}"], [b"%00"], [b"a,b"],
+    *[
+        [b".".join(base64.urlsafe_b64encode(p).rstrip(b"=") for p in (header, claims, b"x" * 64))]
+        for header in (
+            b'{"typ":"dpop+jwt","alg":"none","jwk":{}}',
+            b'{"typ":"dpop+jwt","alg":"ES256"}',
+            b'{"typ":"dpop+jwt","alg":"ES256","jwk":[]}',
+            b'{"typ":"dpop+jwt","alg":"ES256","jwk":{"kty":"EC","crv":"P-256","x":1,"y":{}}}',
+            b'{"typ":"dpop+jwt","alg":"ES256","jwk":{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}}',
+            b'{"typ":"dpop+jwt","alg":"RS256","jwk":{"kty":"RSA","n":"AA","e":"AA"}}',
+            b'{"typ":"dpop+jwt","alg":"RS256","jwk":{"kty":"RSA","n":"%s","e":"AQAB"}}'
+            % (b"_" * 9_000),
+            b'{"typ":"dpop+jwt","alg":"ES256","jwk":%s%s}' % (b"[" * 5_000, b"]" * 5_000),
+            b'{"typ":"dpop+jwt","typ":"dpop+jwt","alg":"ES256","jwk":{}}',
+            b'{"typ":{"$ne":1},"alg":{"$ne":1},"jwk":{"$ne":1}}',
+            b"[" * 9_000,
+        )
+        for claims in (b"{}", b'{"htm":NaN}')
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/token", "/refresh"])
+async def test_a_bad_proof_at_an_endpoint(world: World, path: str) -> None:
+    """Whatever stands in the header is `invalid_dpop_proof`, in words that quote none of it."""
+    refresh = (await world.machine.get_token()).refresh
+    bodies = {
+        "/token": (GRANT, FORM),
+        "/refresh": (b'{"refresh_token":"%s"}' % refresh.encode(), JSON),
+    }
+    events = {"/token": "access_denied", "/refresh": "refresh_token_invalid"}
+    world.log.new()
+    for values in BAD_PROOFS:
+        response = await world.send(
+            path, *bodies[path], authorized=path == "/token", headers=[("DPoP", v) for v in values]
+        )
+        assert response.status_code == 400, values[0][:80]
+        expect_error(response, 400, "invalid_dpop_proof")
+        assert len(response.content) < 500
+        world.log.expect(events[path], client_id=world.machine.client_id, reason="invalid_dpop")
+    if path == "/refresh":
+        await world.machine.refresh_plainly(refresh)
+
+
+async def test_a_bad_proof_at_a_guarded_route(world: World) -> None:
+    """The same there, where it comes with a token that is not even bound."""
+    token = (await world.machine.get_token()).access
+    world.log.new()
+    for values in BAD_PROOFS:
+        headers = [("Authorization", f"DPoP {token}".encode()), *(("DPoP", v) for v in values)]
+        response = await world.send("/protected", b"", None, method="GET", headers=headers)
+        assert response.status_code == 401, values[0][:80]
+        expect_error(response, 401, response.json()["error"])
+        assert response.headers["www-authenticate"].startswith(("Bearer error=", "DPoP error="))
+        (record,) = world.log.new()
+        assert record["event_type"] == "token_invalid"
+
+
+async def test_a_proof_where_none_is_asked_for_is_ignored(world: World) -> None:
+    """Revoking and introspecting as a client take no proof, and no offence at one."""
+    for values in BAD_PROOFS:
+        for path in ("/revoke", "/introspect"):
+            response = await world.send(
+                path, b"token=x", FORM, authorized=True, headers=[("DPoP", v) for v in values]
+            )
+            assert response.status_code == 200, values[0][:80]
 
 
 def assertion(header: bytes, claims: bytes, signature: bytes = b"x" * 64) -> bytes:
@@ -359,7 +549,7 @@ async def test_bad_json(world: World, path: str, body: bytes, content_type: str 
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("path", ["/token", "/refresh", "/revoke"])
+@pytest.mark.parametrize("path", ["/token", "/refresh", "/revoke", "/introspect"])
 async def test_a_body_has_64_kib(world: World, path: str, chunked: bool) -> None:
     """65,536 bytes are read, one more is 413, whether or not the length is announced."""
     machine, tokens = world.machine, await world.machine.get_token()
@@ -367,9 +557,10 @@ async def test_a_body_has_64_kib(world: World, path: str, chunked: bool) -> None
         "/token": (GRANT + b"&padding=", b"x", FORM),
         "/refresh": (b'{"refresh_token": "%s"}' % tokens.refresh.encode(), b" ", JSON),
         "/revoke": (b'{"access_token": "%s"}' % tokens.access.encode(), b" ", JSON),
+        "/introspect": (b"token=%s&padding=" % tokens.access.encode(), b"x", FORM),
     }[path]
     headers = {"Content-Type": kind}
-    if path == "/token":
+    if kind == FORM:
         headers["Authorization"] = basic(machine.client_id, machine.client_secret)
     world.log.new()
     for length, status in ((LARGEST + 1, 413), (LARGEST, 200)):
@@ -416,8 +607,13 @@ async def test_an_odd_form_that_says_enough_is_read(world: World, body: bytes) -
 
 # --- Methods and paths --------------------------------------------------------------------------
 
-POSTS = ("/token", "/refresh", "/revoke")
-GETS = ("/health", "/health/live", "/health/ready")
+POSTS = ("/token", "/refresh", "/revoke", "/introspect")
+PUBLISHED = (
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/jwks.json",
+)
+GETS = ("/health", "/health/live", "/health/ready", "/revocations", *PUBLISHED)
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -475,3 +671,75 @@ async def test_the_host_header_decides_nothing(world: World) -> None:
     expect_no_store(response)
     claims = claims_of(response.json()["access_token"])
     assert (claims["iss"], claims["aud"]) == (usual["iss"], usual["aud"])
+
+
+# --- What anybody may read ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*PUBLISHED, "/revocations"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "X"])
+async def test_a_published_document_is_only_read(world: World, path: str, method: str) -> None:
+    """Another method is 405 and names GET."""
+    response = await world.send(path, b"a=b", FORM, method=method)
+    expect_error(response, 405, "invalid_request")
+    assert response.headers["allow"] == "GET"
+    world.log.expect_nothing()
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+async def test_a_published_document_is_the_same_for_everybody(world: World, path: str) -> None:
+    """No header, query or body changes a byte of it, and nobody is sent elsewhere."""
+    usual = await world.send(path, b"", None, method="GET")
+    assert usual.status_code == 200
+    assert usual.headers["cache-control"].startswith("public, max-age=")
+    odd: list[tuple[str, bytes]] = [
+        ("Host", b"evil.example"), ("X-Forwarded-Host", b"evil.example"), ("Accept", b"text/html"),
+        ("X-Forwarded-Proto", b"https"), ("Forwarded", b"host=evil.example"), ("DPoP", b"\xff"),
+        ("X-Forwarded-Prefix", b"/evil"), ("Authorization", b"Bearer \xff"),
+        ("Range", b"bytes=0-1"),
+        ("If-None-Match", b"\xff"), ("If-None-Match", b'"' + b"x" * 9_000), ("If-Match", b'"x"'),
+        ("If-None-Match", b",,,,"), ("If-None-Match", b'W/"x", "y"'), ("Accept-Encoding", b"x"),
+        ("If-Modified-Since", b"Thu, 01 Jan 2099 00:00:00 GMT"), ("Content-Type", b";;;="),
+        ("Cookie", b"a=\xff"), ("X-Request-ID", b"\xff"),
+    ]  # fmt: skip
+    for query in ("", "?issuer=https://evil.example", "?%00=%FF&[]=[]", "?" + "a" * 9_000):
+        for header in odd:
+            response = await world.send(path + query, b"x", None, method="GET", headers=[header])
+            assert response.status_code == 200, header
+            assert response.content == usual.content
+            assert "location" not in response.headers
+            assert "evil" not in str(response.headers)
+    world.log.expect_nothing()
+
+
+async def test_a_published_document_that_is_known_is_not_sent_again(world: World) -> None:
+    """RFC 9110 section 13.1.2: its ETag in any spelling of the header is 304 without a body."""
+    for path in PUBLISHED:
+        etag = (await world.send(path, b"", None, method="GET")).headers["etag"].encode()
+        for value in (etag, b"W/" + etag, b'"x", ' + etag, b"*"):
+            known = [("If-None-Match", value)]
+            response = await world.send(path, b"", None, method="GET", headers=known)
+            assert (response.status_code, response.content) == (304, b"")
+            assert response.headers["etag"].encode() == etag
+
+
+#: Of the query of /revocations.
+ODD_CURSORS = [
+    "after=", "after=x", "after=%00", "after=%FF", "after=%F0%9F%94%91", "after=" + "A" * 9_000,
+    "after=AAAA", "after=null", "after=-1", "after=0", "after=%24ne",
+    "after=AAAAAAAAAAAAAAAAAAAAAA==", "after=AAAAAAAAAAAAAAAAAAAAAB", "after=AAAAAAAAAAAAAAAAAAAAAA&after=AAAAAAAAAAAAAAAAAAAAAA",
+]  # fmt: skip
+
+
+async def test_an_odd_cursor_is_refused(world: World) -> None:
+    """A cursor that the feed never gave is 400, whatever it is; others' parameters are ignored."""
+    for query in ODD_CURSORS:
+        response = await world.send(f"/revocations?{query}", b"", None, method="GET")
+        assert response.status_code == 400, query
+        expect_error(response, 400, "invalid_request")
+    for cursor in (bytes(16), b"\xff" * 16, bytes(8) + b"\xff" * 8, b"\xff" * 8 + bytes(8)):
+        text = base64.urlsafe_b64encode(cursor).rstrip(b"=").decode()
+        response = await world.send(f"/revocations?after={text}&x=%FF", b"", None, method="GET")
+        assert response.status_code == 200, text
+        expect_no_store(response)
+        assert response.json().keys() == {"revoked", "cursor", "more"}
