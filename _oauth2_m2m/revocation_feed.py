@@ -11,8 +11,8 @@ import asyncio
 import json
 import math
 import struct
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -32,6 +32,12 @@ OVERLAP_SECONDS = 10
 PUBLISHED_FOR = LONGEST_ACCESS_TOKEN_LIFETIME + timedelta(hours=1)
 #: Followers that keep up share one reading; only those that catch up need their own.
 _MOST_READINGS_AT_ONCE = 4
+#: Of these, for passes that begin at the newest marks: anybody may ask for a thousand old pages,
+#: and those who keep up shall not fall behind for it.
+_READINGS_KEPT_FREE = 2
+#: How far before the newest mark such a pass begins: in so many seconds there are as many, and no
+#: more, however many ask.
+_NEAR_SECONDS = 60
 
 _CURSOR = struct.Struct(">QQ")
 
@@ -74,6 +80,33 @@ class Span(NamedTuple):
 
     after: int
     begins: bool
+
+    def is_near(self, newest: int) -> bool:
+        """Whether a pass begins here that has little to read: a follower's who keeps up."""
+        return self.begins and 0 <= (newest >> 32) - (self.after >> 32) <= _NEAR_SECONDS
+
+
+class Question(NamedTuple):
+    """A span that somebody waits for, and since when, in seconds of a steady clock."""
+
+    span: Span
+    since: float
+
+
+def next_spans(questions: Iterable[Question], newest: int) -> list[Span]:
+    """What to read next: whoever has waited longest comes first, on either side.
+
+    Args:
+        questions: what is asked for.
+        newest: the place of the newest mark, as far as it is known.
+    """
+    since: dict[Span, float] = {}
+    for question in questions:
+        since[question.span] = min(question.since, since.get(question.span, math.inf))
+    waiting = sorted(since, key=since.__getitem__)
+    near = [span for span in waiting if span.is_near(newest)][:_READINGS_KEPT_FREE]
+    others = [span for span in waiting if span not in near]
+    return [*near, *others[: _MOST_READINGS_AT_ONCE - len(near)]]
 
 
 def beginning(now: datetime) -> Span:
@@ -145,6 +178,7 @@ class RevocationFeed:
         self._marks = storage.collection("revoked_tokens")
         self._page_size = page_size
         self._readings = GroupCommit(self._read_all)
+        self._newest_seen = 0
 
     async def page(self, cursor: Cursor, now: datetime) -> Page:
         """What comes after a cursor, as the database stands after this call.
@@ -160,17 +194,19 @@ class RevocationFeed:
         return page
 
     async def _shared(self, span: Span) -> Reading:
-        while (reading := await self._readings.ask(span)) is None:
-            pass  # more popular spans came first; the request's deadline ends this
+        question = Question(span, time.monotonic())
+        while (reading := await self._readings.ask(question)) is None:
+            pass  # others came first; the request's deadline ends this
         return reading
 
-    async def _read_all(self, spans: Sequence[Span]) -> Sequence[Reading | None]:
-        """A reading for each span; when they are many, only for those that most ask for."""
+    async def _read_all(self, questions: Sequence[Question]) -> Sequence[Reading | None]:
+        """A reading for each question; when they are many, only for those whose turn it is."""
         now = datetime.now(UTC)
-        chosen = [span for span, _ in Counter(spans).most_common(_MOST_READINGS_AT_ONCE)]
+        chosen = next_spans(questions, self._newest_seen)
         found = await asyncio.gather(*(self._read(span, now) for span in chosen))
         readings = dict(zip(chosen, found, strict=True))
-        return [readings.get(span) for span in spans]
+        self._newest_seen = max(self._newest_seen, *(reading.newest for reading in found))
+        return [readings.get(question.span) for question in questions]
 
     async def _read(self, span: Span, now: datetime) -> Reading:
         marks = await self._marks_after(span.after, self._page_size + 1)

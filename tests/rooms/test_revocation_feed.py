@@ -27,8 +27,11 @@ from _oauth2_m2m.revocation_feed import (
     OVERLAP_SECONDS,
     PUBLISHED_FOR,
     Cursor,
+    Question,
     RevocationFeed,
+    Span,
     cursor_from,
+    next_spans,
 )
 from _oauth2_m2m.storage import COMMAND_SECONDS, Storage
 from tests.followers import Follower
@@ -310,6 +313,39 @@ async def test_any_cursors_at_once_are_all_answered(
     await asyncio.gather(*(ask(cursor, "odd") for cursor in odd), *honest)
     assert len(ended) == 63
     assert ended.index("honest") <= 10
+
+
+NEWEST = 1_000_000 << 32
+
+
+def old_page(number: int) -> Span:
+    """A page in the midst of a pass, as anybody may ask for."""
+    return Span(number << 32, begins=False)
+
+
+@pytest.mark.parametrize("seconds_before", [0, OVERLAP_SECONDS, 60])
+def test_those_who_keep_up_come_first(seconds_before: int) -> None:
+    """However many ask for old pages, again and again, whoever keeps up is not made to wait."""
+    crowd = [Question(old_page(n // 2), since=n) for n in range(500)]
+    near = Span(NEWEST - (seconds_before << 32), begins=True)
+    assert near in next_spans([*crowd, Question(near, since=1000)], NEWEST)
+
+
+@pytest.mark.parametrize("seconds_before", [-(2**20), -1, 61])
+def test_nobody_comes_first_by_a_made_up_cursor(seconds_before: int) -> None:
+    """Passes that no follower who keeps up would begin wait like others."""
+    crowd = [Question(old_page(n), since=n) for n in range(500)]
+    odd = Span(NEWEST - (seconds_before << 32), begins=True)
+    assert odd not in next_spans([*crowd, Question(odd, since=1000)], NEWEST)
+
+
+def test_whoever_waits_longest_comes_next() -> None:
+    """Everybody's turn comes, however often others ask for the same."""
+    patient = Question(old_page(7), since=0)
+    crowd = [Question(old_page(100 + n // 50), since=1 + n) for n in range(500)]
+    near = [Question(Span(NEWEST - (n << 32), begins=True), since=n) for n in range(30)]
+    assert patient.span in next_spans([*crowd, *near, patient], NEWEST)
+    assert near[0].span in next_spans([*crowd, *near, patient], NEWEST)
 
 
 async def test_no_reading_goes_through_all_marks(
