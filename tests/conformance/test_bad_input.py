@@ -246,8 +246,8 @@ async def test_a_bad_form_of_who_has_an_access_token(world: World) -> None:
 ODD_TOKENS = [
     b"%00", b"a%00b", b"%F0%9F%94%91", b"%24ne", b"{}", b'{"$ne":1}', b"[]", b"..", b"." * 60_000,
     b"a" * 60_000, b"a.b.c", b"+", b"%0A", b"%E2%80%8B", b"e30.e30.", b"e30.e30.e30",
-    b"W10.W10.W10", b"eyJhbGciOiJub25lIn0.e30.", b"m2mr_", b"m2ms_" + b"a" * 49, b"sha256:" + b"0" * 64,
-    b"Bearer+x", b"%CC%81", b"\xf0\x9f\x94\x91",
+    b"W10.W10.W10", b"eyJhbGciOiJub25lIn0.e30.", b"m2mr_", b"m2ms_" + b"a" * 49,
+    b"sha256:" + b"0" * 64, b"Bearer+x", b"%CC%81", b"\xf0\x9f\x94\x91",
     base64.urlsafe_b64encode(b"[" * 12_000).rstrip(b"=") + b".e30.e30",
     base64.urlsafe_b64encode(b'{"kid":{"$ne":1},"typ":"at+jwt"}').rstrip(b"=") + b".e30.e30",
     base64.urlsafe_b64encode(b'{"kid":"%s","typ":"at+jwt"}' % (b"k" * 9_000)).rstrip(b"=")
@@ -727,7 +727,8 @@ async def test_a_published_document_that_is_known_is_not_sent_again(world: World
 ODD_CURSORS = [
     "after=", "after=x", "after=%00", "after=%FF", "after=%F0%9F%94%91", "after=" + "A" * 9_000,
     "after=AAAA", "after=null", "after=-1", "after=0", "after=%24ne",
-    "after=AAAAAAAAAAAAAAAAAAAAAA==", "after=AAAAAAAAAAAAAAAAAAAAAB", "after=AAAAAAAAAAAAAAAAAAAAAA&after=AAAAAAAAAAAAAAAAAAAAAA",
+    "after=AAAAAAAAAAAAAAAAAAAAAA==", "after=AAAAAAAAAAAAAAAAAAAAAB",
+    "after=AAAAAAAAAAAAAAAAAAAAAA&after=AAAAAAAAAAAAAAAAAAAAAA",
 ]  # fmt: skip
 
 

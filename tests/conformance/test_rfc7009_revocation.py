@@ -9,9 +9,14 @@ import httpx
 import pytest
 from pymongo.database import Database
 
+from tests.assertions import es256_key, jwks
+from tests.assertions import fields as signed
 from tests.expectations import Log, expect_error, expect_no_store
-from tests.machine import Machine, new_machine, resigned
+from tests.machine import Machine, Tokens, claims_of, new_machine, resigned
+from tests.proofs import Key, key
 from tests.server import Server
+
+OWN = "http://localhost:8000"
 
 
 def expect_revoked(response: httpx.Response) -> None:
@@ -166,6 +171,88 @@ async def test_two_ways_of_authenticating_at_once_revoke_nothing(
     response = await machine.http.post("/revoke", content=body, headers=headers)
     expect_error(response, 400, "invalid_request")
     log.expect("token_invalid", client_id=None)
+    assert (await machine.call(tokens)).status_code == 200
+
+
+async def test_a_bound_token_is_revoked_without_its_key(machine: Machine) -> None:
+    """Whoever has lost the key can still end the token: no proof is asked for, and none hinders."""
+    holder = key("holder")
+    for hint in (None, "access_token", "refresh_token", "unheard-of"):
+        hints = {} if hint is None else {"token_type_hint": hint}
+        machine.http.headers["DPoP"] = holder.proof("POST", f"{OWN}/token")
+        tokens = await machine.get_token()
+        del machine.http.headers["DPoP"]
+        expect_revoked(await machine.revoke(tokens.access, **hints))
+        await expect_dead(machine, tokens.access, holder)
+
+        machine.http.headers["DPoP"] = holder.proof("POST", f"{OWN}/token")
+        tokens = await machine.get_token()
+        machine.http.headers["DPoP"] = "no proof at all"
+        expect_revoked(await machine.revoke(tokens.refresh, **hints))
+        machine.http.headers["DPoP"] = holder.proof("POST", f"{OWN}/token")
+        expect_error(await machine.ask_refresh(tokens), 400, "invalid_grant")
+        del machine.http.headers["DPoP"]
+        await expect_dead(machine, tokens.access, holder)
+
+
+async def expect_dead(machine: Machine, token: str, holder: Key) -> None:
+    """A bound token is refused though its holder proves to have the key."""
+    proof = holder.proof("GET", f"{OWN}/protected", access_token=token)
+    headers = {"Authorization": f"DPoP {token}", "DPoP": proof}
+    expect_error(await machine.http.get("/protected", headers=headers), 401, "invalid_token")
+
+
+async def test_a_token_for_elsewhere_is_revoked(server: Server, database: Database[Any]) -> None:
+    """Whom a token is aimed at does not matter: services there learn of it from the feed."""
+    machine = await new_machine(server, audience=["https://a.example", "https://b.example"])
+    tokens = await machine.get_token(resource="https://a.example", audience="https://b.example")
+    expect_revoked(await machine.revoke(tokens.access))
+    assert (await machine.post("/introspect", token=tokens.access)).json() == {"active": False}
+    assert database["revoked_tokens"].find_one({"_id": claims_of(tokens.access)["jti"]})
+    expect_revoked(await machine.revoke(tokens.refresh))
+    expect_error(await machine.ask_refresh(tokens), 400, "invalid_grant")
+
+
+async def test_a_client_revokes_by_its_signature(server: Server, log: Log) -> None:
+    """private_key_jwt counts here as at the token endpoint: each assertion once, and its own."""
+    one, two = es256_key("one"), es256_key("two")
+    ids = [
+        (await server.m2m.clients.register(scopes=["read"], jwks=jwks(each))).client.client_id
+        for each in (one, two)
+    ]
+    http = server.http()
+    grant = signed(one.assertion(ids[0], OWN), grant_type="client_credentials")
+    tokens = Tokens.of(await http.post("/token", data=grant))
+    assertion = two.assertion(ids[1], OWN)
+    log.new()
+    for wrong in (
+        one.assertion(ids[1], OWN),
+        two.assertion(ids[0], OWN),
+        one.assertion(ids[0], "https://other.example"),
+        grant["client_assertion"],  # used before
+    ):
+        response = await http.post("/revoke", data=signed(wrong, token=tokens.access))
+        expect_error(response, 401, "invalid_client")
+        (record,) = log.new()
+        assert record["event_type"] == "token_invalid"
+    expect_revoked(await http.post("/revoke", data=signed(assertion, token=tokens.access)))
+    log.expect("token_invalid", client_id=ids[1], reason="another client")
+    bearer = {"Authorization": f"Bearer {tokens.access}"}
+    assert (await http.get("/protected", headers=bearer)).status_code == 200
+    for token in (tokens.access, tokens.refresh):
+        log.new()
+        assertion = one.assertion(ids[0], OWN)
+        expect_revoked(await http.post("/revoke", data=signed(assertion, token=token)))
+        log.expect("token_revoked", client_id=ids[0], hiding=[assertion, token])
+    assert (await http.get("/protected", headers=bearer)).status_code == 401
+
+
+async def test_an_access_token_is_no_authentication_here(machine: Machine) -> None:
+    """RFC 7009 section 2.1 asks for the client's credentials; a token of its own is none."""
+    tokens = await machine.get_token()
+    headers = {"Authorization": f"Bearer {tokens.access}"}
+    response = await machine.http.post("/revoke", data={"token": tokens.access}, headers=headers)
+    expect_error(response, 401, "invalid_client")
     assert (await machine.call(tokens)).status_code == 200
 
 
