@@ -487,6 +487,17 @@ async def test_a_signer_is_limited_like_everybody(start: Start) -> None:
     assert statuses == [401, 401, 401, 429, 429]
 
 
+async def test_a_replay_takes_no_place_in_the_budget(start: Start) -> None:
+    """The place that is taken ahead for a client that was good a moment ago is given back."""
+    await early_in_the_minute()
+    server = await start(MAX_REQUESTS_PER_MINUTE=3)
+    signer = await new_signer(server)
+    used = signer.assertion()
+    sent = [used, used, used, signer.assertion(), signer.assertion(), signer.assertion()]
+    statuses = [(await signer.ask(assertion)).status_code for assertion in sent]
+    assert statuses == [200, 401, 401, 200, 200, 429]
+
+
 # --- FAPI 2.0 -----------------------------------------------------------------------------------
 
 
