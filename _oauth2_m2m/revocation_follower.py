@@ -19,6 +19,8 @@ MOST_MARKS = 1_000_000
 #: So often is the feed asked in the lag that is allowed: two answers may be lost.
 POLLS_IN_A_LAG = 4
 SHORTEST_PAUSE_SECONDS = 0.25
+#: After a failure, at most, however long the lag that is allowed.
+RETRY_SECONDS = 5.0
 #: After more marks than can be kept, for then all must be read again.
 OVERFLOW_PAUSE_SECONDS = 60.0
 _LONGEST_CURSOR = 255
@@ -201,9 +203,10 @@ class RevocationFollower:
     def _until_next(self) -> float:
         if self._overflowed:
             return OVERFLOW_PAUSE_SECONDS
-        spread = self._pause * random.uniform(0.8, 1.0)  # noqa: S311 - so that not all ask at once
+        # So that not all who follow ask at once.
+        spread = self._pause * random.uniform(0.8, 1.0)  # noqa: S311
         if self.fault is not None or self._known_at is None:
-            return spread
+            return min(spread, RETRY_SECONDS)
         return max(spread - self._known_at.age(), SHORTEST_PAUSE_SECONDS)
 
     def _note(self, fault: str | None) -> None:

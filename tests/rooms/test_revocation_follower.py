@@ -160,6 +160,24 @@ async def test_too_many_marks_are_no_knowledge_at_all() -> None:
     assert not following.has_overflowed
 
 
+async def test_after_a_failure_it_tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the lag that is allowed: a failure at the start must not last for minutes."""
+    pauses: list[float] = []
+
+    async def no_pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.Event().wait()
+
+    quick = SimpleNamespace(sleep=no_pause, Event=asyncio.Event)
+    monkeypatch.setattr("_oauth2_m2m.revocation_follower.asyncio", quick)
+    for pages, shortest, longest in (
+        ([CallFailed("gone")], 0.2, 5.0),
+        ([page("a")], 600.0, 900.0),
+    ):
+        await follow(follower(max_lag=timedelta(hours=1)), Feed(*pages), 1)
+        assert shortest <= pauses.pop() <= longest
+
+
 async def test_a_bug_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever happens, there is another attempt, and the log says once that something did."""
     feed = Feed(RuntimeError("a secret"), RuntimeError("a secret"), page("a"))
