@@ -113,6 +113,7 @@ def read_proof(
     urls: Collection[str],
     now: datetime,
     access_token: str | None = None,
+    jkt: str | None = None,
     nonces: Nonces | None = None,
     algorithms: Collection[str] = ASYMMETRIC_ALGORITHMS,
 ) -> Proof:
@@ -124,11 +125,12 @@ def read_proof(
         urls: the addresses that the request may have been sent to, from `own_urls`.
         now: the moment to judge it at.
         access_token: the access token that it came with, if it did.
+        jkt: the thumbprint that its key must have, if the token is bound already.
         nonces: whose nonce it must hold, if any.
         algorithms: what it may be signed with, of `ASYMMETRIC_ALGORITHMS`.
 
     Returns:
-        The proof. Using its `jti` up, and comparing its key with the token's, is for the caller.
+        The proof. Using its `jti` up is for the caller.
 
     Raises:
         UseDPoPNonce: it is good, but holds no fresh nonce.
@@ -136,7 +138,7 @@ def read_proof(
             and quotes nothing.
     """
     try:
-        return _read(text, method, urls, now, access_token, nonces, algorithms)
+        return _read(text, method, urls, now, access_token, jkt, nonces, algorithms)
     except ValueError as fault:
         raise InvalidDPoPProof(f"The DPoP proof is not accepted: {fault}") from None
 
@@ -186,6 +188,7 @@ def _read(
     urls: Collection[str],
     now: datetime,
     access_token: str | None,
+    jkt: str | None,
     nonces: Nonces | None,
     algorithms: Collection[str],
 ) -> Proof:
@@ -211,9 +214,11 @@ def _read(
     issued_at = moment_claim(claims, "iat", fractions=True)
     _check_time(claims, issued_at, now)
 
-    # (12) Made for this access token. Whether the token is bound to this key is for the caller.
+    # (12) Made for this access token, with the key that it is bound to.
     if access_token is not None and claim(claims, "ath", str) != _hash(access_token):
         raise ValueError("ath is not the hash of the access token")
+    if jkt is not None and thumbprint(key.public_jwk) != jkt:
+        raise ValueError("it is not made with the key of the token")
     jti = text_claim(claims, "jti")
 
     # (10) The last, for with another fault it would be made anew in vain.

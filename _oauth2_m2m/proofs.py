@@ -58,11 +58,10 @@ class Proofs:
             urls=urls,
             now=now,
             access_token=access_token,
+            jkt=jkt,
             nonces=Nonces(secret) if settings.dpop_require_nonce else None,
             algorithms=settings.foreign_algorithms,
         )
-        if jkt is not None and proof.jkt != jkt:
-            raise InvalidDPoPProof("The DPoP proof is not made with the key of the token")
         if not await self._used.claim(proof.jkt, proof.jti, proof.expires_at):
             raise InvalidDPoPProof("The DPoP proof was used before: make one for each request")
         return proof.jkt

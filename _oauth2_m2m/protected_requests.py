@@ -20,6 +20,7 @@ from _oauth2_m2m.errors import (
     OAuth2Error,
     ProofRefused,
     TemporarilyUnavailable,
+    UseDPoPNonce,
 )
 from _oauth2_m2m.responses import caller_of
 from _oauth2_m2m.revocation import Question
@@ -30,11 +31,24 @@ _CHECKED = "oauth2_m2m.checked"
 Check = Callable[[Attempt, Settings], Awaitable[AccessToken]]
 
 
-class ServerJudge:
-    """Consults revocation, the client and its budget for each request, and records refusals."""
+def _resource_url(settings: Settings) -> str:
+    return settings.resource_url
 
-    def __init__(self, services: Services) -> None:
+
+class ServerJudge:
+    """Consults revocation, the client and its budget for each request, and records refusals.
+
+    Args:
+        services: the rooms.
+        address: where the routes that it guards are, for DPoP proofs; those of an app belong to
+            the resource, which need not live where the endpoints do.
+    """
+
+    def __init__(
+        self, services: Services, address: Callable[[Settings], str] = _resource_url
+    ) -> None:
         self._services = services
+        self._address = address
 
     async def admit(self, request: Request, scopes: Sequence[str]) -> AccessToken:
         """The token of a request, checked in full; it has all of these scopes.
@@ -94,12 +108,24 @@ class ServerJudge:
         attempt.client_id, attempt.jti = token.client_id, token.jti
         check_audience(token, settings.audience)
         credentials.check_scheme(token)
+        if settings.is_fapi2 and token.jkt is None:  # of before the profile was chosen
+            unbound = InvalidToken(detail="the profile takes bound tokens only")
+            unbound.scheme = DPOP
+            raise unbound
         client = await services.clients.holder(token.client_id, token.epoch)
         if client is None:
             raise InvalidToken(detail="the client is disabled, removed or made anew")
+        nonce_wanted = None
         if token.jkt is not None:
-            await self._check_proof(request, credentials, token.jkt, attempt, settings)
+            nonce_wanted = await self._check_proof(
+                request, credentials, token.jkt, attempt, settings
+            )
         await self._check_database(credentials, token, client, attempt, settings)
+        if nonce_wanted is not None:
+            # Whoever holds the key made no mistake: it is charged, and no failure is counted that
+            # would let others at the same address keep it from its nonce.
+            attempt.proves(token.client_id, token.jti)
+            raise ProofRefused(nonce_wanted)
         return token
 
     async def _check_database(
@@ -123,17 +149,27 @@ class ServerJudge:
         jkt: str,
         attempt: Attempt,
         settings: Settings,
-    ) -> None:
-        """Whether the request was sent by the holder of the token's key. RFC 9449 section 7.1."""
+    ) -> UseDPoPNonce | None:
+        """Whether the request was sent by the holder of the token's key. RFC 9449 section 7.1.
+
+        Returns:
+            What is left to ask of the holder, if a fresh nonce is missing.
+
+        Raises:
+            ProofRefused: it was not.
+        """
         try:
             await self._services.proofs.check(
                 credentials.proof,
                 method=request.method,
-                urls=own_urls(settings.resource_url, path_of(request)),
+                urls=own_urls(self._address(settings), path_of(request)),
                 now=attempt.now,
                 settings=settings,
                 access_token=credentials.token,
                 jkt=jkt,
             )
+        except UseDPoPNonce as wanted:
+            return wanted
         except InvalidDPoPProof as fault:
             raise ProofRefused(fault) from None
+        return None

@@ -218,9 +218,8 @@ class RemoteJudge:
                 urls=own_urls(self._rules.url, path_of(request)),
                 now=now,
                 access_token=credentials.token,
+                jkt=jkt,
             )
-            if proof.jkt != jkt:
-                raise InvalidDPoPProof("The DPoP proof is not made with the key of the token")
             self._proofs.claim(proof, now)
         except InvalidDPoPProof as fault:
             raise ProofRefused(fault) from None

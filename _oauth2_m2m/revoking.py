@@ -54,7 +54,8 @@ async def access_token_target(
     Raises:
         InvalidToken: it is malformed, not ours, or expired.
     """
-    token = await services.read_access_token(text, settings, now)
+    # One that was seen revoked may be revoked again, so it is read as if nobody had seen it.
+    token = await services.read_access_token(text, settings, now, anew=True)
     # A mark that outlives the token by a little covers whatever leeway is set later.
     expires_at = token.expires_at + settings.leeway + timedelta(minutes=5)
     return Target(token.client_id, token.jti, expires_at, fingerprint(text), token.jti)

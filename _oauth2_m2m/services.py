@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 
-from _oauth2_m2m.access_tokens import AccessToken, TokenReader
+from _oauth2_m2m.access_tokens import AccessToken, TokenReader, read_access_token
 from _oauth2_m2m.admission import Admission
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.client_authentication import ClientAuthentication
@@ -68,11 +68,19 @@ class Services:
             await self._prepare_once.ask(None)
         return await self.settings.current()
 
-    async def read_access_token(self, text: str, settings: Settings, now: datetime) -> AccessToken:
+    async def read_access_token(
+        self, text: str, settings: Settings, now: datetime, *, anew: bool = False
+    ) -> AccessToken:
         """Read an access token; a key that is not known yet is looked for in the database.
 
         That is at most one look a second, whatever is presented; who comes in between waits for
         the next, for the key may be younger than the last.
+
+        Args:
+            text: the token as it was presented.
+            settings: the settings of this moment.
+            now: the moment to judge it at.
+            anew: leave aside what is remembered of it, such as that it was seen revoked.
 
         Returns:
             The token, whomever it is meant for: see `access_tokens.check_audience`.
@@ -82,12 +90,13 @@ class Services:
             TemporarilyUnavailable: the database does not answer.
         """
         try:
-            return self._read(text, settings, now)
+            return self._read(text, settings, now, anew)
         except UnknownKey:
-            return self._read(text, await self.settings.fresh(), now)
+            return self._read(text, await self.settings.fresh(), now, anew)
 
-    def _read(self, text: str, settings: Settings, now: datetime) -> AccessToken:
-        return self.reader.read(
+    def _read(self, text: str, settings: Settings, now: datetime, anew: bool) -> AccessToken:
+        read = read_access_token if anew else self.reader.read
+        return read(
             text,
             issuer=settings.issuer,
             keys=self.keys.ring.verifying,

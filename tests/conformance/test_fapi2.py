@@ -557,7 +557,6 @@ async def test_metadata_name_only_grants_that_are_of_use(client: Participant) ->
     assert metadata["grant_types_supported"] == ["client_credentials"]
 
 
-@pytest.mark.xfail(reason="a live token that is not bound goes on working when PROFILE changes")
 async def test_tokens_of_before_the_profile_are_no_way_around_it(
     start: Start, database: Database[Any]
 ) -> None:

@@ -1,0 +1,117 @@
+"""What intruders tried: each of these once worked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from pymongo.database import Database
+
+from tests.conformance.conftest import Start
+from tests.expectations import early_in_the_minute
+from tests.machine import Machine, basic, new_machine
+from tests.proofs import Key, key
+from tests.server import Server
+
+ISSUER = "http://localhost:8000"
+FORM = "application/x-www-form-urlencoded"
+
+
+async def ask_bound(machine: Machine, holder: Key, url: str, **claims: Any) -> httpx.Response:
+    """Ask for a token that is bound to a key."""
+    headers = {
+        "Content-Type": FORM,
+        "Authorization": basic(machine.client_id, machine.client_secret),
+        "DPoP": holder.proof("POST", url, **claims),
+    }
+    body = "grant_type=client_credentials"
+    return await machine.http.post("/token", content=body, headers=headers)
+
+
+def bound(token: str, holder: Key, method: str, url: str, **claims: Any) -> dict[str, str]:
+    """The headers that present a bound token."""
+    proof = holder.proof(method, url, access_token=token, **claims)
+    return {"Authorization": f"DPoP {token}", "DPoP": proof}
+
+
+async def test_a_token_that_was_seen_revoked_can_be_revoked_again(server: Server) -> None:
+    """Also by a worker that has met it at a guarded route since."""
+    machine = await new_machine(server)
+    tokens = await machine.get_token()
+    assert (await machine.revoke_plainly(access_token=tokens.access)).status_code == 200
+    assert (await machine.call(tokens)).status_code == 401
+    assert (await machine.revoke_plainly(access_token=tokens.access)).status_code == 200
+    assert (await machine.call(tokens)).status_code == 401
+
+
+async def test_a_proof_for_introspection_names_the_issuers_address(start: Start) -> None:
+    """The endpoint is the issuer's, wherever the guarded routes are."""
+    issuer, audience = "https://auth.example.com", "https://api.example.com"
+    server = await start(ISSUER=issuer, AUDIENCE=audience)
+    machine, holder = await new_machine(server, scopes=["introspect"]), key("holder")
+    response = await ask_bound(machine, holder, f"{issuer}/token")
+    token = response.json()["access_token"]
+    status = {}
+    for base in (issuer, audience):
+        headers = bound(token, holder, "POST", f"{base}/introspect")
+        response = await machine.http.post("/introspect", data={"token": token}, headers=headers)
+        status[base] = response.status_code
+    assert status == {issuer: 200, audience: 401}
+
+
+async def test_bad_tokens_keep_nobody_from_a_nonce(start: Start) -> None:
+    """An address that is over its limit of failures is told the nonce that its good proofs lack."""
+    server = await start(MAX_REQUESTS_PER_MINUTE=5, DPOP_REQUIRE_NONCE=True)
+    await early_in_the_minute()
+    machine, holder = await new_machine(server), key("holder")
+    nonce = (await ask_bound(machine, holder, f"{ISSUER}/token")).headers["dpop-nonce"]
+    response = await ask_bound(machine, holder, f"{ISSUER}/token", nonce=nonce)
+    token, url = response.json()["access_token"], f"{ISSUER}/protected"
+    for _ in range(6):
+        response = await machine.call("garbage")
+    assert response.status_code == 429
+    without = await machine.http.get("/protected", headers=bound(token, holder, "GET", url))
+    assert without.status_code == 401
+    assert without.json()["error"] == "use_dpop_nonce"
+    headers = bound(token, holder, "GET", url, nonce=without.headers["dpop-nonce"])
+    assert (await machine.http.get("/protected", headers=headers)).status_code == 200
+    stolen = bound(token, key("thief"), "GET", url)
+    assert (await machine.http.get("/protected", headers=stolen)).status_code == 429
+
+
+async def test_asking_for_nonces_is_charged(start: Start) -> None:
+    """The holder of a key who never uses the nonce gets no further than its budget."""
+    server = await start(DPOP_REQUIRE_NONCE=True)
+    await early_in_the_minute()
+    machine, holder = await new_machine(server, max_requests_per_minute=4), key("holder")
+    nonce = (await ask_bound(machine, holder, f"{ISSUER}/token")).headers["dpop-nonce"]
+    response = await ask_bound(machine, holder, f"{ISSUER}/token", nonce=nonce)
+    token, url = response.json()["access_token"], f"{ISSUER}/protected"
+    answers = [
+        await machine.http.get("/protected", headers=bound(token, holder, "GET", url))
+        for _ in range(3)
+    ]
+    assert [answer.status_code for answer in answers] == [401, 401, 429]
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+async def test_fapi2_takes_no_unbound_token_of_before(
+    start: Start, database: Database[Any], is_bound: bool
+) -> None:
+    """The metadata says that bound tokens are required, and so they are, from the change on."""
+    server = await start(ALGORITHM="ES256")
+    machine, holder = await new_machine(server), key("holder")
+    if is_bound:
+        response = await ask_bound(machine, holder, f"{ISSUER}/token")
+        token = response.json()["access_token"]
+        headers = bound(token, holder, "GET", f"{ISSUER}/protected")
+    else:
+        headers = {"Authorization": f"Bearer {(await machine.get_token()).access}"}
+        assert (await machine.http.get("/protected", headers=headers)).status_code == 200
+    database.config.update_one({}, {"$set": {"PROFILE": "fapi2"}})
+    await server.m2m._services.settings.fresh()
+    response = await machine.http.get("/protected", headers=headers)
+    assert response.status_code == (200 if is_bound else 401)
+    if not is_bound:
+        assert response.headers["www-authenticate"].startswith("DPoP ")
