@@ -248,6 +248,16 @@ def test_a_proof_is_for_one_access_token(ath: Any) -> None:
     assert "ath" in refuse(proof(ath=ath), access_token=TOKEN)
 
 
+def test_a_proof_is_made_with_the_key_of_the_token() -> None:
+    """Where the token is bound already, another key's proof is refused, and gets no nonce."""
+    for by, other in ((MINE, key("another")), (key("rsa", "RS256"), MINE)):
+        assert read(proof(by=by), jkt=by.jkt).jkt == by.jkt
+        assert "key of the token" in refuse(proof(by=by), jkt=other.jkt)
+        with pytest.raises(InvalidDPoPProof) as refusal:
+            read(proof(by=by), jkt=other.jkt, nonces=NONCES)
+        assert not isinstance(refusal.value, UseDPoPNonce)
+
+
 # Time
 
 TIMES: dict[str, tuple[timedelta, bool]] = {
