@@ -25,6 +25,11 @@ class ClientKey:
     pair: Key
     kid: str | None = None
 
+    @property
+    def algorithm(self) -> str:
+        """The one algorithm that it signs with."""
+        return self.pair.algorithm
+
     def jwk(self, **changes: Any) -> Document:
         """The public key as a JWK, some members changed or `ABSENT`."""
         return changed(self.pair.jwk, {"kid": self.kid or ABSENT, **changes})
@@ -55,7 +60,7 @@ class ClientKey:
             "exp": now + 60,
             "jti": uuid.uuid4().hex,
         }
-        head = {"alg": self.pair.algorithm, "typ": "JWT", "kid": self.kid or ABSENT}
+        head = {"alg": self.algorithm, "typ": "JWT", "kid": self.kid or ABSENT}
         return self.token(changed(head, header or {}), changed(good, changes))
 
 
