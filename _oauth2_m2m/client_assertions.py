@@ -7,6 +7,7 @@ once is for whoever holds the collection of used ones.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -95,10 +96,16 @@ def read_assertion(
         raise InvalidClient(detail=f"client assertion: {fault}") from None
 
 
-def judge_nobody() -> None:
-    """Spend the time that a signature takes, for a client that does not exist or may not sign."""
-    key, message, signature = _nobody()
-    key.verify(message, signature)
+def judge_nobody(text: str, algorithms: Collection[str], now: datetime) -> None:
+    """Do what a refusal takes, for a client that does not exist or may not sign.
+
+    Args:
+        text: the parameter `client_assertion`, which is read like any other.
+        algorithms: what it may be signed with.
+        now: the moment to judge at.
+    """
+    with suppress(InvalidClient):
+        read_assertion(text, client_id="", keys=(), audiences=(), algorithms=algorithms, now=now)
 
 
 def _read(
@@ -160,7 +167,8 @@ def _verified(
         key for key in keys if key.algorithm == algorithm and (kid is None or kid == key.kid)
     ]
     if algorithm not in algorithms or not candidates:
-        judge_nobody()
+        nobody, message, signature = _nobody()
+        nobody.verify(message, signature)
     if algorithm not in algorithms:
         raise ValueError("alg is none that is accepted here")
     for key in candidates:

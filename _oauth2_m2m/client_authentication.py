@@ -258,12 +258,12 @@ class ClientAuthentication:
         audiences: Collection[str],
     ) -> Client:
         if client is None:
-            judge_nobody()
+            judge_nobody(assertion, settings.foreign_algorithms, now)
             raise InvalidClient(detail=fault)
         try:
             keys = await self._keys.known(client, settings)
         except InvalidClient:
-            judge_nobody()
+            judge_nobody(assertion, settings.foreign_algorithms, now)
             raise
         try:
             used = _read(assertion, client, keys, now, settings, audiences)

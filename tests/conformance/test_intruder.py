@@ -8,6 +8,9 @@ import httpx
 import pytest
 from pymongo.database import Database
 
+from _oauth2_m2m import client_assertions
+from _oauth2_m2m.compact_tokens import parse_compact
+from tests.assertions import es256_key, fields, jwks
 from tests.conformance.conftest import Start
 from tests.expectations import early_in_the_minute
 from tests.machine import Machine, basic, new_machine
@@ -115,3 +118,33 @@ async def test_fapi2_takes_no_unbound_token_of_before(
     assert response.status_code == (200 if is_bound else 401)
     if not is_bound:
         assert response.headers["www-authenticate"].startswith("DPoP ")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{}, {"alg": "none"}, {"kid": "another"}, {"kid": 7}, {"typ": "x"}],
+    ids=lambda header: "-".join(map(str, header.items())) or "good",
+)
+async def test_an_assertion_is_read_as_often_whoever_is_claimed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, header: dict[str, Any]
+) -> None:
+    """To take a token apart costs as much as its signature, and shows as much in time."""
+    signer = es256_key("signer")
+    await server.m2m.clients.register("signer", scopes=["read"], jwks=jwks(signer))
+    read = 0
+
+    def counting(text: str) -> Any:
+        nonlocal read
+        read += 1
+        return parse_compact(text)
+
+    monkeypatch.setattr(client_assertions, "parse_compact", counting)
+    times = {}
+    async with server.http() as http:
+        for client_id in ("signer", "nobody"):
+            read = 0
+            assertion = es256_key("stranger").assertion(client_id, ISSUER, header=header)
+            form = fields(assertion, grant_type="client_credentials")
+            assert (await http.post("/token", data=form)).status_code == 401
+            times[client_id] = read
+    assert times["nobody"] == times["signer"]
