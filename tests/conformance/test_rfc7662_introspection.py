@@ -12,6 +12,7 @@ import pytest
 from pymongo.database import Database
 
 from tests.assertions import es256_key, fields, jwks
+from tests.clocks import hasten
 from tests.conformance.conftest import Start
 from tests.expectations import Log, early_in_the_minute, expect_error, expect_no_store
 from tests.machine import Machine, Tokens, claims_of, new_machine, resigned, type_client
@@ -227,6 +228,28 @@ async def test_a_clients_end_is_seen_at_once(
     for token in (tokens.access, tokens.refresh):
         described(await ask(admin, token))
     await getattr(server.m2m.clients, end)(machine.client_id)
+    for token in (tokens.access, tokens.refresh):
+        expect_inactive(await ask(admin, token))
+
+
+@pytest.mark.parametrize("change", [{"disabled": True}, {"epoch": "typed"}, None], ids=str)
+async def test_a_clients_end_by_hand_is_seen_in_time(
+    machine: Machine,
+    admin: Machine,
+    database: Database[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any] | None,
+) -> None:
+    """What an operator writes into `clients` counts here within 30 s, as at the guarded routes."""
+    hasten(monkeypatch, "clients")
+    tokens = await machine.get_token()
+    for token in (tokens.access, tokens.refresh):
+        described(await ask(admin, token))
+    mine = {"client_id": machine.client_id}
+    if change is None:
+        database["clients"].delete_one(mine)
+    else:
+        database["clients"].update_one(mine, {"$set": change})
     for token in (tokens.access, tokens.refresh):
         expect_inactive(await ask(admin, token))
 
