@@ -117,7 +117,7 @@ def _closing(text: str) -> int:
 
 def _values(text: str) -> list[Any]:
     """JavaScript literals, of the few kinds that the papers use."""
-    text = re.sub(r"new Date\(Date\.now\(\) - (\d+)\)", lambda m: _ago(int(m[1])), text)
+    text = re.sub(r"new Date\((?:Date\.now\(\) - (\d+))?\)", lambda m: _ago(int(m[1] or 0)), text)
     text = re.sub(r"([{,]\s*)([A-Za-z_$][\w$]*)\s*:", r'\1"\2":', text)
     values: list[Any] = json_util.loads(
         f"[{text}]", json_options=json_util.JSONOptions(tz_aware=True)

@@ -15,7 +15,7 @@ from pymongo.database import Database
 
 from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.storage import Storage
-from oauth2_m2m import OAuth2M2M
+from oauth2_m2m import ConfigurationError, OAuth2M2M
 from tests.machine import Machine, Tokens, new_machine
 from tests.papers import ROOT, blocks, codes, mongosh, paper, section, table
 from tests.server import configure, running
@@ -114,6 +114,43 @@ async def test_the_python_blocks_run(
             await names["run"]()
         assert (await machine.call(str(names["token"]))).status_code == 401
     assert database["clients"].find_one({"client_id": "billing"}) is None
+
+
+async def test_keys_are_rotated_and_burned_as_shown(
+    async_database: AsyncDatabase[Any], database: Database[Any]
+) -> None:
+    """The block runs; what the burned key signed is refused, what the last one signs is not."""
+    configure(database, ALGORITHM="ES256")
+    async with running(async_database) as server:
+        machine = await new_machine(server)
+        before = await machine.get_token()
+        kid = (await server.m2m.keys.list())[0].kid
+        (block,) = blocks(section(OPERATIONS, "Signing keys"), "python")
+        names: dict[str, Any] = {"m2m": server.m2m, "kid": kid}
+        exec(f"async def run():\n{indent(block, '    ')}", names)  # noqa: S102
+        await names["run"]()
+        assert (await machine.call(before)).status_code == 401
+        assert (await machine.call(await machine.get_token())).status_code == 200
+    assert database["keys"].count_documents({}) == 2
+
+
+async def test_a_key_that_does_not_open_is_given_up_by_hand(
+    async_database: AsyncDatabase[Any], database: Database[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line for mongosh lets the server start again, with another key."""
+    configure(database, ALGORITHM="ES256")
+    monkeypatch.setenv("OAUTH2_M2M_KEY_ENCRYPTION_KEY", "k" * 43)
+    async with running(async_database) as server:
+        kid = (await server.m2m.keys.list())[0].kid
+    monkeypatch.delenv("OAUTH2_M2M_KEY_ENCRYPTION_KEY")
+    with pytest.raises(ConfigurationError, match=kid):
+        async with running(async_database):
+            pass
+    (line,) = blocks(section(OPERATIONS, "Signing keys"), "js")
+    mongosh(line.replace("<kid>", kid), database)
+    async with running(async_database) as server:
+        (signing,) = [key.kid for key in await server.m2m.keys.list() if key.signs]
+    assert signing != kid
 
 
 async def test_a_client_is_disabled_by_hand(

@@ -49,6 +49,9 @@ async def used_database(
         await server.m2m.clients.rotate_secret("billing", overlap=timedelta(days=1))
         await server.m2m.clients.disable("billing")
         await server.m2m.clients.enable("billing")
+        database["config"].update_one({}, {"$set": {"ALGORITHM": "ES256"}})
+        (signing,) = [key.kid for key in await server.m2m.keys.list() if key.signs]
+        await server.m2m.keys.burn(signing)
     return database
 
 
