@@ -321,7 +321,9 @@ BAD_PAGES: dict[str, Any] = {
     "no second": JSONResponse({"revoked": [["A" * 22, "x"]], "cursor": "a", "more": False}),
     "no flag": JSONResponse({"revoked": [], "cursor": "a", "more": 0}),
     "a huge cursor": JSONResponse({"revoked": [], "cursor": "a" * 256, "more": False}),
-    "a huge answer": Response(b" " * (1024 * 1024 + 1)),
+    "a huge answer": Response(
+        b'{"revoked": [], "cursor": "a", "more": false}' + b" " * 1024 * 1024
+    ),
     "elsewhere": RedirectResponse("/revocations2"),
     "no end": JSONResponse({"revoked": [], "cursor": "a", "more": True}),
 }
