@@ -54,11 +54,13 @@ class Proof:
         jkt: the thumbprint of the key that its maker has. RFC 7638.
         jti: its id, unique among the proofs of that key.
         expires_at: from when on it is too old to be taken, so that its single-use mark may go.
+        nonce: the nonce that it holds, if any.
     """
 
     jkt: str
     jti: str
     expires_at: datetime
+    nonce: str | None = None
 
 
 class Nonces:
@@ -77,6 +79,15 @@ class Nonces:
     def current(self, now: datetime) -> str:
         """The nonce to hand out."""
         return self._of(_window(now))
+
+    def check(self, proof: Proof, now: datetime) -> None:
+        """Whether a proof holds a fresh nonce.
+
+        Raises:
+            UseDPoPNonce: it does not; the error names the one to use.
+        """
+        if proof.nonce is None or not self.accepts(proof.nonce, now):
+            raise UseDPoPNonce(self.current(now))
 
     def accepts(self, nonce: str, now: datetime) -> bool:
         """Whether it is the nonce of this window, of the last, or of a host that is ahead."""
@@ -114,7 +125,6 @@ def read_proof(
     now: datetime,
     access_token: str | None = None,
     jkt: str | None = None,
-    nonces: Nonces | None = None,
     algorithms: Collection[str] = ASYMMETRIC_ALGORITHMS,
 ) -> Proof:
     """Read a DPoP proof and check everything that can be checked without the database.
@@ -126,19 +136,17 @@ def read_proof(
         now: the moment to judge it at.
         access_token: the access token that it came with, if it did.
         jkt: the thumbprint that its key must have, if the token is bound already.
-        nonces: whose nonce it must hold, if any.
         algorithms: what it may be signed with, of `ASYMMETRIC_ALGORITHMS`.
 
     Returns:
-        The proof. Using its `jti` up is for the caller.
+        The proof. Using its `jti` up, and asking for a fresh nonce, is for the caller.
 
     Raises:
-        UseDPoPNonce: it is good, but holds no fresh nonce.
         InvalidDPoPProof: it is malformed, or made for another request; `description` says which,
             and quotes nothing.
     """
     try:
-        return _read(text, method, urls, now, access_token, jkt, nonces, algorithms)
+        return _read(text, method, urls, now, access_token, jkt, algorithms)
     except ValueError as fault:
         raise InvalidDPoPProof(f"The DPoP proof is not accepted: {fault}") from None
 
@@ -189,7 +197,6 @@ def _read(
     now: datetime,
     access_token: str | None,
     jkt: str | None,
-    nonces: Nonces | None,
     algorithms: Collection[str],
 ) -> Proof:
     # The numbers are those of RFC 9449 section 4.3; (1) is `proof_header`, (3) is in each claim.
@@ -221,10 +228,15 @@ def _read(
         raise ValueError("it is not made with the key of the token")
     jti = text_claim(claims, "jti")
 
-    # (10) The last, for with another fault it would be made anew in vain.
-    if nonces is not None and not _has_nonce(claims, nonces, now):
-        raise UseDPoPNonce(nonces.current(now))
-    return Proof(thumbprint(key.public_jwk), jti, issued_at + LONGEST_AGE)
+    # (10) Whether a nonce is asked for, and is fresh, is for the caller: it asks last, for with
+    #      another fault the proof would be made anew in vain.
+    nonce = claims.get("nonce")
+    return Proof(
+        thumbprint(key.public_jwk),
+        jti,
+        issued_at + LONGEST_AGE,
+        nonce if isinstance(nonce, str) else None,
+    )
 
 
 def _key(proof: CompactToken, algorithms: Collection[str]) -> VerifyingKey:
@@ -252,11 +264,6 @@ def _check_time(claims: Mapping[str, Any], issued_at: datetime, now: datetime) -
         raise ValueError("exp has passed")
     if "nbf" in claims and moment_claim(claims, "nbf", fractions=True) - now > LONGEST_LEAD:
         raise ValueError("nbf is in the future")
-
-
-def _has_nonce(claims: Mapping[str, Any], nonces: Nonces, now: datetime) -> bool:
-    nonce = claims.get("nonce")
-    return isinstance(nonce, str) and nonces.accepts(nonce, now)
 
 
 def _hash(access_token: str) -> str:

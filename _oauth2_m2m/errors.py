@@ -33,8 +33,6 @@ from typing import Any, ClassVar
 
 #: RFC 6750 section 2.1 and RFC 9449 section 7.1: how a token is presented.
 BEARER, DPOP = "Bearer", "DPoP"
-#: What a DPoP proof may be signed with, as challenges name it.
-DPOP_ALGORITHMS = "ES256 RS256"
 
 
 class OAuth2M2MError(Exception):
@@ -322,14 +320,16 @@ class BearerError(OAuth2Error):
 
     Attributes:
         scheme: how the token must be presented: `Bearer`, or `DPoP` with a proof.
+        algorithms: what a proof may be signed with, as challenges name it.
     """
 
     scheme: str = BEARER
+    algorithms: str = "ES256 RS256"
 
     def challenge(self) -> str:
         """The value of `WWW-Authenticate`."""
         words = f'{self.scheme} error="{self.error}", error_description="{self.description}"'
-        return f'{words}, algs="{DPOP_ALGORITHMS}"' if self.scheme == DPOP else words
+        return f'{words}, algs="{self.algorithms}"' if self.scheme == DPOP else words
 
     def headers(self) -> dict[str, str]:
         """The challenge that RFC 6750 section 3 asks for."""
@@ -345,7 +345,7 @@ class MissingToken(BearerError):
 
     def challenge(self) -> str:
         """The bare scheme."""
-        return f'{DPOP} algs="{DPOP_ALGORITHMS}"' if self.scheme == DPOP else self.scheme
+        return f'{DPOP} algs="{self.algorithms}"' if self.scheme == DPOP else self.scheme
 
 
 class InvalidToken(BearerError):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from starlette.requests import Request
 
 from _oauth2_m2m.access_tokens import AccessToken, check_audience
 from _oauth2_m2m.admission import Attempt, attempt_at_route
 from _oauth2_m2m.bearer import Credentials, check_scopes, path_of, presented
-from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
-from _oauth2_m2m.dpop import own_urls
+from _oauth2_m2m.dpop import Proof, own_urls
 from _oauth2_m2m.errors import (
     DPOP,
+    BearerError,
     InvalidDPoPProof,
     InvalidToken,
     MissingToken,
@@ -31,8 +31,8 @@ _CHECKED = "oauth2_m2m.checked"
 Check = Callable[[Attempt, Settings], Awaitable[AccessToken]]
 
 
-def _resource_url(settings: Settings) -> str:
-    return settings.resource_url
+def _of_app(settings: Settings) -> tuple[str, ...]:
+    return (settings.resource_url, settings.issuer)
 
 
 class ServerJudge:
@@ -40,15 +40,15 @@ class ServerJudge:
 
     Args:
         services: the rooms.
-        address: where the routes that it guards are, for DPoP proofs; those of an app belong to
-            the resource, which need not live where the endpoints do.
+        addresses: where the routes that it guards may be, for DPoP proofs: an app's own are where
+            the resource is, or where the endpoints are.
     """
 
     def __init__(
-        self, services: Services, address: Callable[[Settings], str] = _resource_url
+        self, services: Services, addresses: Callable[[Settings], Iterable[str]] = _of_app
     ) -> None:
         self._services = services
-        self._address = address
+        self._addresses = addresses
 
     async def admit(self, request: Request, scopes: Sequence[str]) -> AccessToken:
         """The token of a request, checked in full; it has all of these scopes.
@@ -87,8 +87,7 @@ class ServerJudge:
                 try:
                     return await check(attempt, settings)
                 except OAuth2Error as error:
-                    if settings.is_fapi2 and isinstance(error, MissingToken):
-                        error.scheme = DPOP
+                    _fit_challenge(error, settings)
                     raise await services.admission.settle(attempt, error) from None
         except TimeoutError:
             raise TemporarilyUnavailable(detail="the database was too slow") from None
@@ -115,61 +114,69 @@ class ServerJudge:
         client = await services.clients.holder(token.client_id, token.epoch)
         if client is None:
             raise InvalidToken(detail="the client is disabled, removed or made anew")
-        nonce_wanted = None
+        proof = None
         if token.jkt is not None:
-            nonce_wanted = await self._check_proof(
-                request, credentials, token.jkt, attempt, settings
-            )
-        await self._check_database(credentials, token, client, attempt, settings)
-        if nonce_wanted is not None:
-            # Whoever holds the key made no mistake: it is charged, and no failure is counted that
-            # would let others at the same address keep it from its nonce.
-            attempt.proves(token.client_id, token.jti)
-            raise ProofRefused(nonce_wanted)
-        return token
-
-    async def _check_database(
-        self,
-        credentials: Credentials,
-        token: AccessToken,
-        client: Client,
-        attempt: Attempt,
-        settings: Settings,
-    ) -> None:
-        services = self._services
+            proof = self._read_proof(request, credentials, token.jkt, attempt, settings)
+        limit = client.limit(settings)
         question = Question(token.marks(), credentials.token, settings.linearizable)
-        if await services.admission.check(attempt, question, client, client.limit(settings)):
+        if await services.admission.check(attempt, question, client, limit):
             services.reader.note_revoked(credentials.token)
             raise InvalidToken(detail="revoked")
+        if proof is not None:
+            await self._use_proof(proof, token, attempt, settings, limit)
+        return token
 
-    async def _check_proof(
+    def _read_proof(
         self,
         request: Request,
         credentials: Credentials,
         jkt: str,
         attempt: Attempt,
         settings: Settings,
-    ) -> UseDPoPNonce | None:
-        """Whether the request was sent by the holder of the token's key. RFC 9449 section 7.1.
-
-        Returns:
-            What is left to ask of the holder, if a fresh nonce is missing.
+    ) -> Proof:
+        """The proof that the request was sent by the holder of the token's key.
 
         Raises:
-            ProofRefused: it was not.
+            ProofRefused: it proves no such thing. RFC 9449 section 7.1.
         """
+        path = path_of(request)
+        urls = [own_urls(address, path) for address in self._addresses(settings)]
         try:
-            await self._services.proofs.check(
+            return self._services.proofs.read(
                 credentials.proof,
                 method=request.method,
-                urls=own_urls(self._address(settings), path_of(request)),
+                urls=frozenset().union(*urls),
                 now=attempt.now,
                 settings=settings,
                 access_token=credentials.token,
                 jkt=jkt,
             )
-        except UseDPoPNonce as wanted:
-            return wanted
         except InvalidDPoPProof as fault:
             raise ProofRefused(fault) from None
-        return None
+
+    async def _use_proof(
+        self, proof: Proof, token: AccessToken, attempt: Attempt, settings: Settings, limit: int
+    ) -> None:
+        """Use the proof up, once the request has its place: who is over the limit writes nothing.
+
+        Raises:
+            ProofRefused: it was used before, or lacks a fresh nonce.
+        """
+        try:
+            await self._services.proofs.use(proof, attempt.now, settings)
+        except UseDPoPNonce as wanted:
+            # Whoever holds the key made no mistake: it was charged, and no failure is counted that
+            # would let others at the same address keep it from its nonce.
+            attempt.proves(token.client_id, token.jti)
+            raise ProofRefused(wanted) from None
+        except InvalidDPoPProof as fault:
+            await self._services.admission.give_back(attempt, token.client_id, limit or None)
+            raise ProofRefused(fault) from None
+
+
+def _fit_challenge(error: OAuth2Error, settings: Settings) -> None:
+    """Have a challenge name what the profile takes."""
+    if isinstance(error, BearerError):
+        error.algorithms = " ".join(settings.foreign_algorithms)
+        if settings.is_fapi2 and isinstance(error, MissingToken):
+            error.scheme = DPOP

@@ -34,7 +34,7 @@ _NOT_ACTIVE: Description = {"active": False}
 
 def add_to(router: APIRouter, services: Services) -> None:
     """Add the endpoint to a router."""
-    judge = ServerJudge(services, address=lambda settings: settings.issuer)
+    judge = ServerJudge(services, lambda settings: [settings.issuer])
 
     @router.post("/introspect", **documentation.INTROSPECT)
     async def introspect(request: Request) -> Response:

@@ -10,6 +10,7 @@ from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.dpop import own_urls, proof_header
 from _oauth2_m2m.errors import InvalidDPoPProof
+from _oauth2_m2m.proofs import nonces_of
 from _oauth2_m2m.services import Services
 
 
@@ -26,10 +27,19 @@ async def proved_key(
         if settings.is_fapi2 or client.dpop_bound_access_tokens:
             raise InvalidDPoPProof("The header DPoP is missing: this client's tokens are bound")
         return None
-    return await services.proofs.check(
+    read = services.proofs.read(
         proof,
         method=request.method,
         urls=own_urls(settings.issuer, path_of(request)),
         now=attempt.now,
         settings=settings,
     )
+    await services.proofs.use(read, attempt.now, settings)
+    return read.jkt
+
+
+def nonce_header(settings: Settings, attempt: Attempt) -> dict[str, str]:
+    """The nonce for the next proof, where nonces are asked for. RFC 9449 section 8.2."""
+    if not settings.dpop_require_nonce:
+        return {}
+    return {"DPoP-Nonce": nonces_of(settings).current(attempt.now)}

@@ -11,7 +11,7 @@ from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import fingerprint
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
-from _oauth2_m2m.endpoints.proving import proved_key
+from _oauth2_m2m.endpoints.proving import nonce_header, proved_key
 from _oauth2_m2m.endpoints.route import json_object_of, optional_text_member, text_member
 from _oauth2_m2m.errors import InvalidGrant, InvalidRefreshToken, PlainDialectOff
 from _oauth2_m2m.forms import Form
@@ -44,7 +44,7 @@ def add_to(router: APIRouter, services: Services) -> None:
                 tokens = await _rotate(services, request, attempt, settings)
             except InvalidGrant as error:
                 raise InvalidRefreshToken(detail=error.detail) from None
-        return json_response(tokens.as_json())
+        return json_response(tokens.as_json(), headers=nonce_header(settings, attempt))
 
 
 async def _rotate(

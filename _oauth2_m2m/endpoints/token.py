@@ -10,7 +10,7 @@ from _oauth2_m2m.client_authentication import is_plain
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
-from _oauth2_m2m.endpoints.proving import proved_key
+from _oauth2_m2m.endpoints.proving import nonce_header, proved_key
 from _oauth2_m2m.endpoints.route import form_of
 from _oauth2_m2m.errors import PlainDialectOff, UnauthorizedClient, UnsupportedGrantType
 from _oauth2_m2m.forms import Form
@@ -31,7 +31,7 @@ def add_to(router: APIRouter, services: Services) -> None:
         attempt = attempt_at_endpoint(caller_of(request), settings, Event.LOGIN_FAILURE)
         async with services.admission.settling(attempt):
             tokens = await _issue(services, request, attempt, settings, form_of(request))
-        return json_response(tokens.as_json())
+        return json_response(tokens.as_json(), headers=nonce_header(settings, attempt))
 
 
 async def _issue(
