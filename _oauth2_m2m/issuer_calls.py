@@ -90,7 +90,13 @@ class IssuerCalls:
     async def _call(self, request: httpx.Request) -> Any:
         import httpx
 
-        request.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
+        request.headers.update(
+            {
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "Cache-Control": "no-cache",
+            }
+        )
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 return parse_json(await self._send(request))

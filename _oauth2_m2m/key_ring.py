@@ -178,6 +178,9 @@ def dead_keys(
 
 def _is_dead(key: StoredKey, signing: StoredKey | None, now: datetime) -> bool:
     """Whether it signs no more, and no token of it can be alive."""
+    if key.burned_at is not None and not key.number:
+        # Its secret lies in copies of the config document: written back, it would be good again.
+        return False
     moments = [key.signs_from, key.last_expiry, key.burned_at]
     if signing is not None:
         moments.append(signing.signs_from)  # a worker may not have noticed yet that another signs

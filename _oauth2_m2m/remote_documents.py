@@ -207,6 +207,8 @@ async def _read_from(http: httpx.AsyncClient, place: Place, address: str) -> byt
             "Accept": "application/jwk-set+json, application/json",
             # Bytes that grow when they are read are not asked for, and not taken.
             "Accept-Encoding": "identity",
+            # Whoever looks again misses something: what a cache on the way has kept is no help.
+            "Cache-Control": "no-cache",
         },
         extensions={"sni_hostname": place.host},  # the certificate must be for the name
     )

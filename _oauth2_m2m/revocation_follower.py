@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from _oauth2_m2m.credentials import make_id
 from _oauth2_m2m.issuer_calls import CallFailed, IssuerCalls
 from _oauth2_m2m.revocation import digest_from, digest_of
 
@@ -192,8 +193,10 @@ class RevocationFollower:
         began = self._pass_began = self._pass_began or _Moment()
         more = True
         while more:
+            # No two addresses are the same: an answer that somebody kept would be taken for news.
+            asked = {"asked": make_id(8)}
             after = {} if self._cursor is None else {"after": self._cursor}
-            page = page_from(await calls.get(url, **after))
+            page = page_from(await calls.get(url, **after, **asked))
             if page.more and page.cursor == self._cursor:
                 raise ValueError("the feed does not go on")
             self.marks.add(page.revoked, time.time())

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 from pymongo.database import Database
+from starlette.types import Message, Receive, Scope, Send
 
 from _oauth2_m2m import client_assertions
 from _oauth2_m2m.compact_tokens import parse_compact
+from _oauth2_m2m.remote_documents import FetchRules, fetch_json
+from oauth2_m2m import ResourceServer
 from tests.assertions import es256_key, fields, jwks
 from tests.conformance.conftest import Start
 from tests.expectations import early_in_the_minute
-from tests.machine import Machine, basic, new_machine
+from tests.issuers import Issuer, elsewhere, free_port, served
+from tests.machine import Machine, basic, new_machine, resigned
 from tests.proofs import Key, key
 from tests.server import Server
+from tests.sites import serving
 
 ISSUER = "http://localhost:8000"
 FORM = "application/x-www-form-urlencoded"
@@ -148,3 +156,64 @@ async def test_an_assertion_is_read_as_often_whoever_is_claimed(
             assert (await http.post("/token", data=form)).status_code == 401
             times[client_id] = read
     assert times["nobody"] == times["signer"]
+
+
+async def test_what_a_cache_kept_is_no_news_of_revocations(start: Start) -> None:
+    """A proxy that keeps what it must not cannot make a follower believe that it keeps up."""
+    issuer, audience = Issuer(free_port()), "https://api.example.com"
+    server = await start(ISSUER=issuer.url, AUDIENCE=audience, ALGORITHM="ES256")
+    kept: dict[bytes, list[Message]] = {}
+
+    async def keeping(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = kept.setdefault(scope["query_string"], [])
+        if not answer:
+
+            async def keep(message: Message) -> None:
+                answer.append(message)
+
+            await server.app(scope, receive, keep)
+        for message in answer:
+            await send(message)
+
+    issuer.instead["/revocations"] = keeping
+    machine = await new_machine(server)
+    tokens = await machine.get_token()
+    api = ResourceServer(issuer.url, audience=audience, max_lag=timedelta(seconds=1))
+    async with served(issuer, server), elsewhere(api) as service:
+        await service.settles(tokens.access, 200, within=20)
+        async with asyncio.timeout(20):
+            while len(kept) < 3:  # noqa: ASYNC110 - until it has asked after a cursor again
+                await asyncio.sleep(0.05)
+        await machine.revoke(tokens.access)
+        await service.settles(tokens.access, 401, within=20)
+
+
+async def test_a_fetch_asks_for_what_is_newest() -> None:
+    """A key that has just been published is found behind a cache, too."""
+    async with serving() as site:
+        site.reply = site.document({"keys": []})
+        await fetch_json(site.url, FetchRules(allow_http=True, allow_private=True))
+        assert "cache-control: no-cache" in site.requests[0].lower()
+
+
+async def test_a_burned_secret_that_is_written_back_stays_burned(
+    start: Start, database: Database[Any]
+) -> None:
+    """However long ago: whoever restores an old config does not restore a leaked key."""
+    server = await start()
+    machine = await new_machine(server)
+    tokens, secret = await machine.get_token(), database.config.find_one({})["SECRET_KEY"]  # type: ignore[index]
+    kid = server.m2m._services.keys.ring.signing.kid
+    await server.m2m.keys.burn(kid)
+    long_ago = datetime.now(UTC) - timedelta(days=365)
+    moments = {"burned_at": long_ago, "last_expiry": long_ago}
+    database["keys"].update_one({"_id": kid}, {"$set": moments})
+    database.revoked_tokens.delete_many({})
+    settings = server.m2m._services.settings
+    await settings.fresh()
+    change = {"$set": {"SECRET_KEY": secret}, "$push": {"PREVIOUS_SECRET_KEYS": secret}}
+    database.config.update_one({}, change)
+    await settings.fresh()
+    now = int(time.time())
+    forged = resigned(tokens.access, secret, iat=now, exp=now + 600)
+    assert (await machine.call(forged)).status_code == 401
