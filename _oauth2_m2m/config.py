@@ -93,8 +93,7 @@ class Settings:
     @property
     def resource_url(self) -> str:
         """The address of the guarded routes: the audience if it is one, else the issuer."""
-        is_address = urlsplit(self.audience).scheme in {"http", "https"}
-        return self.audience if is_address else self.issuer
+        return self.audience if _is_address(self.audience) else self.issuer
 
     @property
     def linearizable(self) -> bool:
@@ -161,7 +160,7 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
         ),
         profile=profile,
         issuer=issuer,
-        audience=field.read("AUDIENCE", _text, issuer),
+        audience=field.read("AUDIENCE", _audience, issuer),
         access_token_lifetime=timedelta(
             minutes=field.read(
                 "ACCESS_TOKEN_EXPIRE_MINUTES", _number(1, _LONGEST_LIFETIME_MINUTES), 15
@@ -283,6 +282,17 @@ def _issuer(value: Any) -> str:
     if url.scheme not in {"http", "https"} or not url.netloc or url.query or url.fragment:
         raise ValueError("must be an http(s) URL without query and fragment (RFC 8414 section 2)")
     return str(value)
+
+
+def _audience(value: Any) -> str:
+    text = _text(value)
+    if _is_address(text) and not urlsplit(text).netloc:  # which raises for other nonsense
+        raise ValueError("must be a name, or an http(s) URL with a host")
+    return text
+
+
+def _is_address(text: str) -> bool:
+    return text.partition(":")[0].lower() in {"http", "https"}
 
 
 def _secret(value: Any) -> Secret:

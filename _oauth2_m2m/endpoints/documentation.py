@@ -90,12 +90,16 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _object(*required: str, **properties: str) -> dict[str, Any]:
+def _object(*required: str, **properties: str | dict[str, Any]) -> dict[str, Any]:
+    """An object of texts, or of what has a schema of its own."""
     return {
         "type": "object",
         "required": list(required),
         "properties": {
-            name: {"type": "string", "description": meaning} for name, meaning in properties.items()
+            name: meaning
+            if isinstance(meaning, dict)
+            else {"type": "string", "description": meaning}
+            for name, meaning in properties.items()
         },
     }
 
@@ -116,6 +120,11 @@ def _operation(
 
 _ASSERTION_TYPE = "For private_key_jwt: urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _ASSERTION = "For private_key_jwt: a JWT signed with the client's key (RFC 7523)"
+_RESOURCES = {
+    "type": "array",
+    "items": {"type": "string", "format": "uri"},
+    "description": "The resources that the token is for, each a parameter of its own (RFC 8707)",
+}
 _SECRET = "The client's secret, when the header Authorization: Basic is not used"
 
 #: The name under which an app finds the endpoint, wherever it included the router.
@@ -134,7 +143,7 @@ TOKEN = _operation(
             client_secret=_SECRET,
             client_assertion_type=_ASSERTION_TYPE,
             client_assertion=_ASSERTION,
-            resource="A resource that the token is for; may be repeated (RFC 8707)",
+            resource=_RESOURCES,
             audience="The same under another name, once",
         )
     },

@@ -16,8 +16,7 @@ from _oauth2_m2m.config import Settings
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.route import JSON
 from _oauth2_m2m.errors import NotFound
-from _oauth2_m2m.grants import GRANTS
-from _oauth2_m2m.grants.client_credentials import PLAIN_GRANT_TYPE
+from _oauth2_m2m.grants import offered_grants
 from _oauth2_m2m.services import Services
 
 JWKS_PATH = "/.well-known/jwks.json"
@@ -56,7 +55,7 @@ def server_metadata(settings: Settings) -> dict[str, Any]:
         "issuer": settings.issuer,
         "jwks_uri": base + JWKS_PATH,
         "response_types_supported": [],  # there is no authorization endpoint, and no way to say so
-        "grant_types_supported": [grant for grant in GRANTS if grant != PLAIN_GRANT_TYPE],
+        "grant_types_supported": offered_grants(settings),
         "dpop_signing_alg_values_supported": list(settings.foreign_algorithms),
         "revocations_endpoint": f"{base}/revocations",
     }

@@ -14,7 +14,7 @@ from _oauth2_m2m.endpoints.proving import nonce_header, proved_key
 from _oauth2_m2m.endpoints.route import form_of
 from _oauth2_m2m.errors import PlainDialectOff, UnauthorizedClient, UnsupportedGrantType
 from _oauth2_m2m.forms import Form
-from _oauth2_m2m.grants import GRANTS
+from _oauth2_m2m.grants import find_grant
 from _oauth2_m2m.grants.client_credentials import GRANT_TYPE, PLAIN_GRANT_TYPE
 from _oauth2_m2m.grants.request import GrantRequest
 from _oauth2_m2m.issuing import IssuedTokens
@@ -44,7 +44,7 @@ async def _issue(
     client = await authenticated_client(services, request, attempt, settings, form, plain=plain)
     attempt.event = Event.ACCESS_DENIED
     jkt = await proved_key(services, request, attempt, settings, client)
-    grant = GRANTS.get(grant_type)
+    grant = find_grant(grant_type, settings)
     if grant is None:
         raise UnsupportedGrantType
     # The plain dialect is the client credentials grant in other words, so either word allows it.

@@ -46,7 +46,7 @@ def _refresh_token(
     request: GrantRequest, scope: Scope, audience: Sequence[str]
 ) -> tuple[str, RefreshToken] | None:
     # RFC 6749 section 4.4.3 advises against them here, so they can be switched off. In FAPI 2.0
-    # they are off.
+    # there is no grant for them.
     client, wanted = request.client, request.client.issue_refresh_tokens
     if wanted is None:
         wanted = request.settings.issue_refresh_tokens

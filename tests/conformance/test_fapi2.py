@@ -550,7 +550,21 @@ async def test_resource_metadata_require_bound_tokens(client: Participant) -> No
     assert metadata["dpop_signing_alg_values_supported"] == ["ES256"]
 
 
-@pytest.mark.xfail(reason="the metadata list the refresh token grant in every profile")
+async def test_a_refresh_token_of_before_the_profile_is_good_for_nothing(
+    start: Start, database: Database[Any]
+) -> None:
+    """It was had without a key, and would live on without one."""
+    server = await start(ISSUER=ISSUER, ALGORITHM="ES256")
+    client = await new_participant(server, dpop_bound_access_tokens=False)
+    body = await client.send({"grant_type": "client_credentials", **fields(client.assertion())})
+    refresh = body.json()["refresh_token"]
+    database["config"].update_one({}, {"$set": {"PROFILE": "fapi2"}})
+    await server.m2m.keys.rotate()  # reads the config anew
+    more = {"grant_type": "refresh_token", "refresh_token": refresh}
+    response = await client.ask(client.token_proof(), **more)
+    expect_error(response, 400, "unsupported_grant_type")
+
+
 async def test_metadata_name_only_grants_that_are_of_use(client: Participant) -> None:
     """Where no refresh token is issued, the grant is not advertised."""
     metadata = (await client.http.get(METADATA)).json()

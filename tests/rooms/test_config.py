@@ -123,7 +123,7 @@ MISTAKES: dict[str, list[Any]] = {
         *["", "auth.example.com", "ftp://example.com", 7, "https://", "https://a?b=c"],
         *["https://a#b", "https://[", "https://[::1"],
     ],
-    "AUDIENCE": ["", 7, ["https://api.example.com"]],
+    "AUDIENCE": ["", 7, ["https://api.example.com"], "http://[x", "http:foo", "https://"],
     "REFRESH_REQUIRES_CLIENT_AUTH": [0, 1, "true", "", []],
     "ISSUE_REFRESH_TOKENS": [0, 1, "true", "", []],
     "REVOCATION_READ_CONCERN": ["local", "", 7, ["majority"], {}],
