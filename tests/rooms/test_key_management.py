@@ -490,7 +490,6 @@ class World:
         ("pass", 0, 2),
         ("rotate", 0, 2),
         ("burn", 0, 0),
-        ("burn", 1, 1),
         ("rotate", 1, 0),
         ("sign", 0, 2),
         ("pass", 0, 4),
