@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME
 from _oauth2_m2m.errors import ConfigurationError
 from _oauth2_m2m.key_sets import public_keys_from
 from _oauth2_m2m.remote_documents import FetchRules, RemoteDocument, place_of
@@ -22,6 +23,9 @@ METADATA_FRESH_SECONDS = 3600.0
 KEYS_FRESH_SECONDS = 300.0
 #: A key that nobody here has seen is looked for once in so long, whatever is presented.
 COOL_DOWN_SECONDS = 1.0
+#: Keys that were not seen for so long are no knowledge: no token is older, and the revocation feed
+#: names a burned key for little longer.
+KEYS_KEPT_SECONDS = LONGEST_ACCESS_TOKEN_LIFETIME.total_seconds()
 _WELL_KNOWN = "/.well-known/oauth-authorization-server"
 
 Keys = Mapping[str, VerifyingKey]
@@ -115,6 +119,7 @@ class IssuerDocuments:
         ]
         self._allow_http = allow_http
         self._key_set: RemoteDocument[Keys] | None = None
+        self._source: RemoteDocument[Keys] | None = None  # of the keys that are at hand
         self._fetched: Keys | None = None
         self._keys: Keys | None = None
 
@@ -155,7 +160,7 @@ class IssuerDocuments:
             The keys; none when the issuer publishes none, for it signs with a shared secret.
 
         Raises:
-            ValueError: they were never had.
+            ValueError: they were never had, or not for a day.
         """
         url = (await self.metadata()).jwks_uri
         if url is None:
@@ -168,13 +173,17 @@ class IssuerDocuments:
                 fresh_seconds=KEYS_FRESH_SECONDS,
                 cool_down_seconds=COOL_DOWN_SECONDS,
             )
+        fetched: Keys | None = None
         try:
             fetched = await (self._key_set.newer(wait=True) if newer else self._key_set.get())
         except ValueError:
             if self._keys is None:
-                raise
-            return self._keys  # those of the address before
-        if fetched is not self._fetched:
+                raise  # else those of the address before
+        else:
+            self._source = self._key_set
+        if self._source is not None and self._source.age > KEYS_KEPT_SECONDS:
+            raise ValueError("the keys were not seen for a day")
+        if fetched is not None and fetched is not self._fetched:
             if self._keys is None or not _are_same(fetched, self._keys):
                 self._keys = fetched
             self._fetched = fetched

@@ -217,3 +217,28 @@ async def test_a_burned_secret_that_is_written_back_stays_burned(
     now = int(time.time())
     forged = resigned(tokens.access, secret, iat=now, exp=now + 600)
     assert (await machine.call(forged)).status_code == 401
+
+
+@pytest.mark.parametrize(("age", "status"), [(timedelta(hours=23), 200), (timedelta(days=1), 503)])
+async def test_keys_that_were_not_seen_for_a_day_let_nobody_in(
+    start: Start, age: timedelta, status: int
+) -> None:
+    """One may have been burned, and the feed, which is still followed, names it no more."""
+    issuer, audience = Issuer(free_port()), "https://api.example.com"
+    server = await start(ISSUER=issuer.url, AUDIENCE=audience, ALGORITHM="ES256")
+    tokens = await (await new_machine(server)).get_token()
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    api = ResourceServer(issuer.url, audience=audience, environment="development")
+    async with served(issuer, server), elsewhere(api) as service:
+        assert (await service.call(tokens.access)).status_code == 200
+        issuer.instead["/.well-known/jwks.json"] = failing
+        key_set = api._judge.documents._key_set
+        assert key_set is not None
+        key_set._copied_at -= age.total_seconds()
+        for _ in range(3):
+            assert (await service.call(tokens.access)).status_code == status
+            await asyncio.sleep(0.5)
