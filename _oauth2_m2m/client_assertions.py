@@ -31,6 +31,8 @@ LONGEST_ASSERTION_LIFETIME = timedelta(minutes=5)
 #: The client's clock may run ahead so far. FAPI 2.0 Security Profile section 5.3.2.1 asks for 10 s.
 LONGEST_ASSERTION_LEAD = timedelta(seconds=30)
 MOST_ASSERTION_AUDIENCES = 10
+#: Without a `kid`; enough for a key and its successor, and little enough to tell nobody of them.
+MOST_KEYS_TRIED = 3
 
 #: RFC 7519 section 5.1, and draft-ietf-oauth-rfc7523bis; most libraries send the first.
 _TYPES = ("jwt", "client-authentication+jwt")
@@ -171,7 +173,7 @@ def _verified(
         nobody.verify(message, signature)
     if algorithm not in algorithms:
         raise ValueError("alg is none that is accepted here")
-    for key in candidates:
+    for key in candidates[:MOST_KEYS_TRIED]:
         try:
             return assertion.claims_verified_by(key)
         except ValueError:

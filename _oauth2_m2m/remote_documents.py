@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -44,6 +44,8 @@ _URL = re.compile(r"[!-\[\]-~]+")  # printable ASCII without spaces and backslas
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 #: RFC 4291 section 2.4: what was ever given out for the open internet.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
+#: RFC 6890 and RFC 7526: not global, though older Pythons take some of it for that.
+_SPECIAL = (IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"))
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
 
 _log = logging.getLogger("oauth2_m2m")
@@ -121,7 +123,8 @@ def is_public(address: str) -> bool:
         if inside is None:
             return ip in _GLOBAL_UNICAST and ip.is_global
         ip = inside
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+    is_special = any(ip in network for network in _SPECIAL)
+    return ip.is_global and not is_special and not ip.is_multicast and not ip.is_reserved
 
 
 def _embedded(ip: IPv6Address) -> IPv4Address | None:

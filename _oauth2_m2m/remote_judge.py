@@ -158,10 +158,10 @@ class RemoteJudge:
         token = await self._read(credentials.token, now)
         check_audience(token, self._rules.audience)
         credentials.check_scheme(token)
-        if token.jkt is not None:
-            self._check_proof(request, credentials, token.jkt, now)
         if self.follower is not None:
             await self._check_marks(self.follower, background, token)
+        if token.jkt is not None:
+            self._check_proof(request, credentials, token.jkt, now)
         if self._introspection is not None and not await self._introspection.is_active(
             background.calls, credentials.token, token, now
         ):

@@ -38,6 +38,8 @@ _READINGS_KEPT_FREE = 2
 #: How far before the newest mark such a pass begins: in so many seconds there are as many, and no
 #: more, however many ask.
 _NEAR_SECONDS = 60
+#: Catching up takes at most a third of a worker's time, and goes on nevertheless.
+_REST, _LONGEST_REST_SECONDS = 2.0, 1.0
 
 _CURSOR = struct.Struct(">QQ")
 
@@ -177,7 +179,10 @@ class RevocationFeed:
     def __init__(self, storage: Storage, page_size: int = MOST_MARKS_IN_A_PAGE) -> None:
         self._marks = storage.collection("revoked_tokens")
         self._page_size = page_size
-        self._readings = GroupCommit(self._read_all)
+        # Who keeps up never waits behind those who catch up.
+        self._near = GroupCommit(self._read_all)
+        self._far = GroupCommit(self._read_far)
+        self._rest_until = 0.0
         self._newest_seen = 0
 
     async def page(self, cursor: Cursor, now: datetime) -> Page:
@@ -195,9 +200,20 @@ class RevocationFeed:
 
     async def _shared(self, span: Span) -> Reading:
         question = Question(span, time.monotonic())
-        while (reading := await self._readings.ask(question)) is None:
+        readings = self._near if span.is_near(self._newest_seen) else self._far
+        while (reading := await readings.ask(question)) is None:
             pass  # others came first; the request's deadline ends this
         return reading
+
+    async def _read_far(self, questions: Sequence[Question]) -> Sequence[Reading | None]:
+        """For those who catch up: a part of the time only, for anybody may ask for old pages."""
+        await asyncio.sleep(max(self._rest_until - time.monotonic(), 0.0))
+        began = time.monotonic()
+        try:
+            return await self._read_all(questions)
+        finally:
+            took = time.monotonic() - began
+            self._rest_until = time.monotonic() + min(_REST * took, _LONGEST_REST_SECONDS)
 
     async def _read_all(self, questions: Sequence[Question]) -> Sequence[Reading | None]:
         """A reading for each question; when they are many, only for those whose turn it is."""

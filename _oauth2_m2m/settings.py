@@ -51,7 +51,7 @@ class SettingsSource:
         self._audit = audit
         self._keys = keys
         self._environment = environment
-        self._read_at = 0.0
+        self._read_at = self._began_at = 0.0  # of the last good reading, and of the last
         self._waiting = 0
         self._good_document: Document | None = None
         self._last_document: Document | None = None
@@ -66,7 +66,7 @@ class SettingsSource:
             ConfigurationError: the document cannot be used; the message names the field.
             TemporarilyUnavailable: MongoDB does not answer.
         """
-        began = time.monotonic()
+        began = self._began_at = time.monotonic()
         document = await self._config.change(
             {"_id": CONFIG_ID}, {"$setOnInsert": new_config()}, upsert=True
         )
@@ -106,7 +106,7 @@ class SettingsSource:
         asked = time.monotonic()
         self._waiting += 1
         try:
-            await asyncio.sleep(max(0.0, self._read_at + REREAD_SECONDS - asked))
+            await asyncio.sleep(max(0.0, self._began_at + REREAD_SECONDS - asked))
             return await self._reread.ask(asked)
         finally:
             self._waiting -= 1
@@ -135,7 +135,7 @@ class SettingsSource:
             return [await self.load()] * len(asked)
         if self._read_at > max(asked):  # those before have read it meanwhile
             return [self.last_good] * len(asked)
-        began = time.monotonic()
+        began = self._began_at = time.monotonic()
         document = await self._config.find_one({"_id": CONFIG_ID})
         if document == self._good_document:
             settings = await self._with_keys(self.last_good)

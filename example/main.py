@@ -163,5 +163,6 @@ if origins := [o.strip() for o in os.environ.get("CORS_ORIGINS", "").split(",") 
         CORSMiddleware,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["Authorization", "Content-Type", "DPoP"],
+        expose_headers=["DPoP-Nonce", "Retry-After", "WWW-Authenticate"],
     )

@@ -186,6 +186,15 @@ def test_without_a_kid_any_key_of_the_algorithm_is_tried(key: ClientKey) -> None
         read(text, *(other for other in ALL if other is not key))
 
 
+def test_without_a_kid_few_keys_are_tried() -> None:
+    """So nobody can tell by the time how many keys a client has. With a `kid` any is found."""
+    several = [es256_key(f"key {number}") for number in range(5)]
+    assert read(made(several[4]), *several).jti == "an-id"
+    assert read(made(several[2], header={"kid": ABSENT}), *several).jti == "an-id"
+    with pytest.raises(UnknownClientKey):
+        read(made(several[3], header={"kid": ABSENT}), *several)
+
+
 def test_a_client_without_keys_has_no_good_assertion() -> None:
     """None at hand is as good as none that fits."""
     with pytest.raises(UnknownClientKey):
