@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote_plus
 
-from starlette.status import HTTP_200_OK
-
 from _oauth2_m2m.config import Secret
 from _oauth2_m2m.forms import parse_json
+from _oauth2_m2m.remote_documents import body_of, trusted_authorities
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
 #: One call, from connecting to the last byte.
@@ -48,7 +44,10 @@ class IssuerCalls:
         limits = httpx.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=_IDLE_SECONDS)
         # Time is bounded for each call as a whole. Proxies of the environment are not asked.
         self._http = httpx.AsyncClient(
-            verify=_tls(), trust_env=False, limits=limits, timeout=httpx.Timeout(CALL_SECONDS)
+            verify=trusted_authorities(),
+            trust_env=False,
+            limits=limits,
+            timeout=httpx.Timeout(CALL_SECONDS),
         )
 
     async def __aenter__(self) -> IssuerCalls:
@@ -110,22 +109,6 @@ class IssuerCalls:
     async def _send(self, request: httpx.Request) -> bytes:
         response = await self._http.send(request, stream=True, follow_redirects=False)
         try:
-            if response.status_code != HTTP_200_OK:
-                status = response.status_code
-                raise CallFailed(f"the answer is {status}, not 200", status)
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > LARGEST_ANSWER_BYTES:
-                    raise CallFailed(f"the answer is larger than {LARGEST_ANSWER_BYTES} bytes")
-            return bytes(body)
-        finally:
-            await response.aclose()
-
-
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    """Whom to trust: the usual authorities, or those that the operator's SSL_CERT_FILE names."""
-    import httpx
-
-    return httpx.create_ssl_context()
+            return await body_of(response, LARGEST_ANSWER_BYTES)
+        except ValueError as fault:
+            raise CallFailed(str(fault), response.status_code) from None

@@ -21,6 +21,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
+from starlette.status import HTTP_200_OK
+
 from _oauth2_m2m.forms import parse_json
 from _oauth2_m2m.group_commit import GroupCommit
 
@@ -184,7 +186,7 @@ async def _good_addresses(place: Place, rules: FetchRules, resolve: Resolve) -> 
 async def _read(place: Place, addresses: Sequence[str]) -> bytes:
     """The body of a good answer, from the first of these addresses that lets us connect."""
     # The first time takes a tenth of a second or two: not while everybody else waits.
-    tls = await asyncio.to_thread(_tls)
+    tls = await asyncio.to_thread(trusted_authorities)
     import httpx  # those who fetch nothing need not pay for it
 
     # Time is bounded by our caller. Proxies of the environment would resolve the name anew.
@@ -216,23 +218,36 @@ async def _read_from(http: httpx.AsyncClient, place: Place, address: str) -> byt
         extensions={"sni_hostname": place.host},  # the certificate must be for the name
     )
     response = await http.send(request, stream=True, follow_redirects=False)
+    return await body_of(response, LARGEST_DOCUMENT_BYTES)
+
+
+async def body_of(response: httpx.Response, most: int) -> bytes:
+    """The body of a good answer, whose connection is then free for the next.
+
+    Args:
+        response: the answer, as a stream.
+        most: how many bytes it may have.
+
+    Raises:
+        ValueError: the answer is not 200, compressed, or larger; the message says which.
+    """
     try:
-        if response.status_code != 200:
+        if response.status_code != HTTP_200_OK:
             raise ValueError(f"the answer is {response.status_code}, not 200")
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise ValueError("the answer is compressed, which was not asked for")
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
-            if len(body) > LARGEST_DOCUMENT_BYTES:
-                raise ValueError(f"the answer is larger than {LARGEST_DOCUMENT_BYTES} bytes")
+            if len(body) > most:
+                raise ValueError(f"the answer is larger than {most} bytes")
         return bytes(body)
     finally:
         await response.aclose()
 
 
 @lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
+def trusted_authorities() -> ssl.SSLContext:
     """Whom to trust: the usual authorities, or those that the operator's SSL_CERT_FILE names."""
     import httpx
 

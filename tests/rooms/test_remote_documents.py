@@ -332,7 +332,7 @@ async def test_the_certificate_must_be_for_the_name(
     tls.sni_callback = lambda _, server_name, __: named.append(server_name)
     resolve, _ = resolving(["127.0.0.1"])
     rules = FetchRules(allow_private=True)
-    remote_documents._tls.cache_clear()
+    remote_documents.trusted_authorities.cache_clear()
     try:
         async with serving(tls) as site:
             site.reply = site.document(DOCUMENT)
@@ -344,7 +344,7 @@ async def test_the_certificate_must_be_for_the_name(
                     await fetch_json(url, rules, resolve=resolve)
                 assert site.requests == []
     finally:
-        remote_documents._tls.cache_clear()
+        remote_documents.trusted_authorities.cache_clear()
     assert named == ["keys.example"]
 
 
@@ -360,7 +360,7 @@ async def test_what_breaks_tls_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         await asyncio.sleep(0.1)
 
     resolve, _ = resolving(["127.0.0.1"])
-    remote_documents._tls.cache_clear()
+    remote_documents.trusted_authorities.cache_clear()
     try:
         async with serving(tls) as site:
             site.reply = reply
@@ -371,7 +371,7 @@ async def test_what_breaks_tls_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
                     resolve=resolve,
                 )
     finally:
-        remote_documents._tls.cache_clear()
+        remote_documents.trusted_authorities.cache_clear()
 
 
 # A document that is kept
