@@ -25,7 +25,8 @@ from _oauth2_m2m.storage import as_utc
 MOST_SECRETS = 20
 MOST_SCOPES = 200
 MOST_AUDIENCES = 50
-_LONGEST_AUDIENCE = 2048
+#: So that a token for several of them is still one that can be read.
+_LONGEST_AUDIENCE = 512
 _MOST_REMEMBERED_KEY_SETS = 1000
 _LONGEST_TYPED_ID = 255
 _LONGEST_LIFETIME_MINUTES = LONGEST_ACCESS_TOKEN_LIFETIME // timedelta(minutes=1)

@@ -93,7 +93,7 @@ class Settings:
     @property
     def resource_url(self) -> str:
         """The address of the guarded routes: the audience if it is one, else the issuer."""
-        return self.audience if _is_address(self.audience) else self.issuer
+        return self.audience if is_address(self.audience) else self.issuer
 
     @property
     def linearizable(self) -> bool:
@@ -160,7 +160,7 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
         ),
         profile=profile,
         issuer=issuer,
-        audience=field.read("AUDIENCE", _audience, issuer),
+        audience=field.read("AUDIENCE", audience_from, issuer),
         access_token_lifetime=timedelta(
             minutes=field.read(
                 "ACCESS_TOKEN_EXPIRE_MINUTES", _number(1, _LONGEST_LIFETIME_MINUTES), 15
@@ -284,14 +284,20 @@ def _issuer(value: Any) -> str:
     return str(value)
 
 
-def _audience(value: Any) -> str:
+def audience_from(value: Any) -> str:
+    """Read whom tokens are for: an address, or a name of another kind.
+
+    Raises:
+        ValueError: it is neither.
+    """
     text = _text(value)
-    if _is_address(text) and not urlsplit(text).netloc:  # which raises for other nonsense
+    if is_address(text) and not urlsplit(text).netloc:  # which raises for other nonsense
         raise ValueError("must be a name, or an http(s) URL with a host")
     return text
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether an audience is an http(s) address, and no other name."""
     return text.partition(":")[0].lower() in {"http", "https"}
 
 

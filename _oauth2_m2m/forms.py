@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl
@@ -76,6 +77,7 @@ def parse_json(body: bytes) -> Any:
             body.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_int=_bounded_int,
+            parse_float=_finite_float,
             parse_constant=_no_constant,
         )
         _check(value, DEEPEST_JSON)
@@ -101,6 +103,13 @@ def _bounded_int(digits: str) -> int:
     if len(digits) > _LONGEST_NUMBER:
         raise ValueError(f"a number of more than {_LONGEST_NUMBER} digits")
     return int(digits)
+
+
+def _finite_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("a number without end")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

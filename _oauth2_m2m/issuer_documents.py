@@ -118,6 +118,7 @@ class IssuerDocuments:
             for url in urls
         ]
         self._allow_http = allow_http
+        self._publishes_none = False
         self._key_set: RemoteDocument[Keys] | None = None
         self._source: RemoteDocument[Keys] | None = None  # of the keys that are at hand
         self._fetched: Keys | None = None
@@ -127,6 +128,18 @@ class IssuerDocuments:
     def keys_age(self) -> float:
         """Seconds since the keys were last seen; infinite before."""
         return math.inf if self._key_set is None else self._key_set.age
+
+    @property
+    def were_seen(self) -> bool:
+        """Whether it is known which keys there are, if any; that is good for a day."""
+        if self._publishes_none:
+            return True
+        return self._source is not None and self._source.age <= KEYS_KEPT_SECONDS
+
+    @property
+    def knows_keys(self) -> bool:
+        """Whether there is a key at hand."""
+        return self.were_seen and bool(self._keys)
 
     @property
     def fault(self) -> str | None:
@@ -147,7 +160,9 @@ class IssuerDocuments:
                 continue
             self._candidates = [candidate]
             return metadata
-        return await last.get()
+        metadata = await last.get()
+        self._candidates = [last]
+        return metadata
 
     async def keys(self, *, newer: bool = False) -> Keys:
         """The keys that may have signed a token; the same object as long as they are the same.
@@ -163,6 +178,7 @@ class IssuerDocuments:
             ValueError: they were never had, or not for a day.
         """
         url = (await self.metadata()).jwks_uri
+        self._publishes_none = url is None
         if url is None:
             return _NO_KEYS
         if self._key_set is None or self._key_set.url != url:

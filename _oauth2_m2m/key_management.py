@@ -124,8 +124,9 @@ class KeyManagement:
         stored = [key for key in await keys.list() if key.algorithm == settings.algorithm]
         signing = signing_at(stored, settings.algorithm, now)
         later = [k for k in stored if signing and k.number > signing.number and not k.burned_at]
-        if later:
-            await keys.bring_forward(later[0].kid, begins)
+        if later and later[0].signs_from <= begins:
+            return  # it signs by then anyway
+        if later and await keys.bring_forward(later[0], begins):
             reason = f"{settings.algorithm} key {later[0].kid} brought forward"
             await self._services.audit.record(Event.KEY_ROTATED, now, reason=reason)
         elif len(keys.ring.published()) >= MOST_PUBLISHED - _LEFT_FREE:

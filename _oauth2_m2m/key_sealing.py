@@ -30,6 +30,11 @@ class KeySealer:
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         self._ciphers = {_name(key): AESGCM(key) for key in keys}
 
+    @property
+    def seals_with(self) -> str | None:
+        """What stands for the key that seals, beside what it sealed; `None` without one."""
+        return next(iter(self._ciphers), None)
+
     def seal(self, data: bytes, kid: str) -> tuple[bytes, str | None]:
         """Seal a private key, and name the key that it was done with; as it is without one.
 

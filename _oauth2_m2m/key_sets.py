@@ -10,7 +10,7 @@ from _oauth2_m2m.signatures import PRIVATE_MEMBERS, VerifyingKey, public_key_fro
 MOST_KEYS = 20
 
 
-def public_keys_from(jwk_set: object, *, most: int = MOST_KEYS) -> tuple[VerifyingKey, ...]:
+def public_keys_from(jwk_set: object) -> tuple[VerifyingKey, ...]:
     """The keys of a set that verify signatures here.
 
     Keys of other types, for other uses or algorithms, or of sizes that nobody here accepts are
@@ -18,7 +18,6 @@ def public_keys_from(jwk_set: object, *, most: int = MOST_KEYS) -> tuple[Verifyi
 
     Args:
         jwk_set: the JWK Set, as it was read from JSON or from the database.
-        most: how many keys it may hold, whatever they are.
 
     Returns:
         The keys in their order, no two with the same `kid`; none, when none can be used.
@@ -30,8 +29,8 @@ def public_keys_from(jwk_set: object, *, most: int = MOST_KEYS) -> tuple[Verifyi
     members = jwk_set.get("keys") if isinstance(jwk_set, Mapping) else None
     if not isinstance(members, list) or not all(isinstance(key, Mapping) for key in members):
         raise ValueError("not a JWK Set: an object with a list keys")
-    if len(members) > most:
-        raise ValueError(f"the JWK Set has more than {most} keys")
+    if len(members) > MOST_KEYS:
+        raise ValueError(f"the JWK Set has more than {MOST_KEYS} keys")
     if not all(PRIVATE_MEMBERS.isdisjoint(key) for key in members):
         raise ValueError("the JWK Set holds a private or shared key")
     keys = [key for key in map(_usable, members) if key is not None]

@@ -130,11 +130,17 @@ class Keys:
             await self._audit.record(Event.KEY_ROTATED, now, reason=reason)
         return made
 
-    async def bring_forward(self, kid: str, signs_from: datetime) -> None:
-        """Let a key that is announced sign earlier than was planned."""
+    async def bring_forward(self, key: StoredKey, signs_from: datetime) -> bool:
+        """Let a key that is announced sign earlier than was planned.
+
+        Returns:
+            Whether it was to sign later, and lies at rest as a key that is made now would.
+        """
+        if key.document.get("sealed_with") != self._sealer.seals_with:
+            return False
         moments = {"signs_from": signs_from, "signs_until": signs_from + SIGNS_FOR}
-        later = {"_id": kid, "signs_from": {"$gt": signs_from}}
-        await self._keys.change(later, {"$set": moments}, fields=["_id"])
+        later = {"_id": key.kid, "signs_from": {"$gt": signs_from}}
+        return await self._keys.change(later, {"$set": moments}, fields=["_id"]) is not None
 
     async def burn(self, kid: str, algorithm: str, now: datetime, until: datetime) -> None:
         """Give a key up: it neither signs nor verifies again, and its private part is gone.
@@ -162,7 +168,8 @@ class Keys:
         documents = await self._keys.page({}, "_id", MOST_KEYS + 1)
         if len(documents) > MOST_KEYS:
             raise ConfigurationError(
-                f"there are more than {MOST_KEYS} keys: remove burned ones from the collection keys"
+                f"there are more than {MOST_KEYS} keys: remove documents of old ones from the "
+                "collection keys, but none of a secret that may come back into config"
             )
         stored = [stored_key(document) for document in documents]
         return sorted(stored, key=lambda key: (key.algorithm, key.number))

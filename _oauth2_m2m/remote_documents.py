@@ -39,6 +39,7 @@ FETCH_SECONDS = 3.0
 CONNECT_SECONDS = 1.0
 LARGEST_DOCUMENT_BYTES = 64 * 1024
 LONGEST_URL = 2048
+MOST_WAITING = 1_000
 MOST_ADDRESSES = 16
 
 _PORTS = {"https": 443, "http": 80}
@@ -288,6 +289,7 @@ class RemoteDocument(Generic[T]):
         self._copy: tuple[T] | None = None
         self._copied_at = self._began_at = self._ended_at = -math.inf
         self._fault: str | None = None
+        self._waiting = 0
         # Whoever asks while a fetch is under way waits for it, and finds that all is done.
         self._flight: GroupCommit[bool, None] = GroupCommit(self._fetch_for_all)
 
@@ -324,16 +326,24 @@ class RemoteDocument(Generic[T]):
 
         Args:
             wait: within a cool-down, wait for its end instead and share the next fetch, so that
-                the answer was fetched after this call, or could not be.
+                the answer was fetched after this call, or could not be. When a thousand wait
+                already, the next ones do not.
 
         Raises:
             ValueError: it was never had.
         """
         asked_at = time.monotonic()
         await self._flight.ask(True)
-        while wait and self._began_at < asked_at:
-            await asyncio.sleep(max(self._ended_at + self._cool_down_seconds - time.monotonic(), 0))
-            await self._flight.ask(True)
+        if not wait or self._waiting >= MOST_WAITING:
+            return self._at_hand()
+        self._waiting += 1
+        try:
+            while self._began_at < asked_at:
+                rest = self._ended_at + self._cool_down_seconds - time.monotonic()
+                await asyncio.sleep(max(rest, 0))
+                await self._flight.ask(True)
+        finally:
+            self._waiting -= 1
         return self._at_hand()
 
     def _at_hand(self) -> T:

@@ -7,6 +7,7 @@ import contextvars
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -36,6 +37,8 @@ from _oauth2_m2m.revocation_follower import RevocationFollower
 
 #: One request's share of waiting for the issuer. Past it the answer is 503.
 JUDGING_SECONDS = 4.5
+#: A start waits so long for what was revoked.
+LONGEST_START_SECONDS = 30.0
 #: Proofs that were used and are not too old yet, in one process.
 MOST_PROOFS = 100_000
 _DEADLINE = Deadline(JUDGING_SECONDS)
@@ -132,10 +135,14 @@ class RemoteJudge:
             raise _no_feed()
 
     async def first_attempt(self) -> None:
-        """Start following, and wait until the first attempt has ended well or badly."""
+        """Start following, and wait until the first attempt has ended well or badly.
+
+        With very many revocations that takes longer than a start may: then it goes on behind.
+        """
         background = self._started()
         if self.follower is not None:
-            await background.attempt_ended.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(background.attempt_ended.wait(), LONGEST_START_SECONDS)
 
     async def stop(self) -> None:
         """End what runs in this event loop."""
@@ -160,12 +167,12 @@ class RemoteJudge:
         credentials.check_scheme(token)
         if self.follower is not None:
             await self._check_marks(self.follower, background, token)
-        if token.jkt is not None:
-            self._check_proof(request, credentials, token.jkt, now)
         if self._introspection is not None and not await self._introspection.is_active(
             background.calls, credentials.token, token, now
         ):
             raise InvalidToken(detail="not active")
+        if token.jkt is not None:  # the last, so that only the holder of a good token uses it up
+            self._check_proof(request, credentials, token.jkt, now)
         return token
 
     async def _read(self, text: str, now: datetime) -> AccessToken:

@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from _oauth2_m2m.access_tokens import AccessToken
 from _oauth2_m2m.bearer import AccessTokenGuard
-from _oauth2_m2m.config import Environment, environment_from
+from _oauth2_m2m.config import Environment, audience_from, environment_from, is_address
 from _oauth2_m2m.endpoints.route import OAuthRoute
 from _oauth2_m2m.errors import ConfigurationError
 from _oauth2_m2m.issuer_documents import IssuerDocuments
@@ -106,12 +106,14 @@ class ResourceServer:
             _check("max_age", introspection.max_age, timedelta(0), LONGEST_MAX_AGE)
         if when_lagging not in ("refuse", "accept"):
             raise ConfigurationError(f"when_lagging is {when_lagging!r}: set refuse or accept")
-        if not audience:
-            raise ConfigurationError("audience is empty: name whom tokens must be meant for")
+        try:
+            audience_from(audience)
+        except ValueError as mistake:
+            raise ConfigurationError(f"audience {mistake}") from None
         rules = Rules(
             issuer=issuer,
             audience=audience,
-            url=url or (audience if _is_address(audience) else ""),
+            url=url or (audience if is_address(audience) else ""),
             leeway=leeway,
             follows=revocations,
             max_lag=max_lag,
@@ -167,9 +169,9 @@ class ResourceServer:
         """How it is doing; nobody is asked."""
         follower, documents = self._judge.follower, self._judge.documents
         problems = [f"keys: {documents.fault}"] if documents.fault else []
-        knows_keys = math.isfinite(documents.keys_age)
+        knows_keys = documents.knows_keys or (self._judge.introspects and documents.were_seen)
         if not knows_keys and not problems:
-            problems.append("keys: not seen yet")
+            problems.append("keys: none at hand")
         knows_revocations = True
         if follower is not None:
             may_lag = self._rules.accepts_when_lagging and not follower.has_overflowed
@@ -177,7 +179,7 @@ class ResourceServer:
             if follower.fault or follower.is_lagging:
                 problems.append(f"revocations: {follower.fault or 'lagging'}")
         return ResourceServerHealth(
-            is_ready=(knows_keys or self._judge.introspects) and knows_revocations,
+            is_ready=knows_keys and knows_revocations,
             keys_age=_duration(documents.keys_age),
             revocations_lag=None if follower is None else _duration(follower.lag),
             revocations=0 if follower is None else len(follower.marks),
@@ -186,6 +188,8 @@ class ResourceServer:
 
     def _router(self) -> APIRouter:
         router = APIRouter(route_class=OAuthRoute, tags=["oauth2"], lifespan=self._describing)
+        if not is_address(self._rules.audience):
+            return router  # there is nothing that could be looked up
         path = urlsplit(self._rules.audience).path.rstrip("/")
         # RFC 9728 section 3.1: the path of the resource stands behind the well-known one.
         for each in dict.fromkeys((_WELL_KNOWN, _WELL_KNOWN + path)):
@@ -216,10 +220,6 @@ class ResourceServer:
 def _check(name: str, value: timedelta, least: timedelta, most: timedelta) -> None:
     if not isinstance(value, timedelta) or not least <= value <= most:
         raise ConfigurationError(f"{name} is {value!r}: set a timedelta from {least} to {most}")
-
-
-def _is_address(text: str) -> bool:
-    return urlsplit(text).scheme in {"http", "https"}
 
 
 def _duration(seconds: float) -> timedelta | None:

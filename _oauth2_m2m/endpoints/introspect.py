@@ -82,6 +82,8 @@ async def _access_token(
         token = await services.read_access_token(text, settings, attempt.now)
     except InvalidToken:
         return None
+    if settings.is_fapi2 and token.jkt is None:
+        return None  # no guard takes it
     if await services.clients.holder(token.client_id, token.epoch) is None:
         return None
     question = Question(token.marks(), text, settings.linearizable)

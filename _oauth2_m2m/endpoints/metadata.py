@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from _oauth2_m2m.client_documents import PRIVATE_KEY_JWT, SECRET_METHODS
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.route import JSON
@@ -22,9 +23,6 @@ from _oauth2_m2m.services import Services
 JWKS_PATH = "/.well-known/jwks.json"
 #: A key is announced for a day before it signs, so everybody looks again in time.
 FRESH_SECONDS = 300
-
-_SECRET_METHODS = ("client_secret_basic", "client_secret_post")
-_KEY_METHOD = "private_key_jwt"
 
 
 def add_to(router: APIRouter, services: Services) -> None:
@@ -50,7 +48,7 @@ def add_to(router: APIRouter, services: Services) -> None:
 def server_metadata(settings: Settings) -> dict[str, Any]:
     """Exactly what works. RFC 8414 section 2."""
     base = settings.issuer.rstrip("/")
-    methods = [_KEY_METHOD] if settings.is_fapi2 else [*_SECRET_METHODS, _KEY_METHOD]
+    methods = [PRIVATE_KEY_JWT] if settings.is_fapi2 else [*SECRET_METHODS, PRIVATE_KEY_JWT]
     members: dict[str, Any] = {
         "issuer": settings.issuer,
         "jwks_uri": base + JWKS_PATH,

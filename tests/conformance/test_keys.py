@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import bson
@@ -418,10 +418,13 @@ async def test_the_first_encryption_key_seals_and_the_others_open(
     async with running(async_database) as server:
         machine = await new_machine(server)
         before = await machine.get_token()
+        await server.m2m.keys.rotate(announce=timedelta(days=1))  # it would not open any more
     monkeypatch.setenv(VARIABLE, variable(TWO, ONE))
     async with running(async_database) as server:
         assert kid_of(await machine.using(http=server.http()).get_token()) == kid_of(before)
         await server.m2m.keys.rotate()
+        (_, _, newest) = sorted(database["keys"].find(), key=lambda key: int(key["number"]))
+        assert newest["signs_from"] <= datetime.now(UTC)
     monkeypatch.setenv(VARIABLE, variable(TWO))
     async with running(async_database) as server:
         assert await is_good(server, before)

@@ -701,6 +701,8 @@ BAD_ARGUMENTS: dict[str, dict[str, Any]] = {
     "no TLS in production": {"issuer": "http://auth.example.com", "environment": "production"},
     "an unknown environment": {"environment": "prod"},
     "no audience": {"audience": ""},
+    "half an address": {"audience": "https:foo"},
+    "an address that is none": {"audience": "http://[x"},
     "a negative leeway": {"leeway": timedelta(seconds=-1)},
     "a long leeway": {"leeway": timedelta(minutes=6)},
     "a short lag": {"max_lag": timedelta(seconds=0.5)},
@@ -722,6 +724,11 @@ def test_arguments_that_make_no_sense_are_refused(case: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         ResourceServer(given.pop("issuer"), **given)
     assert "\n" not in str(refused.value)
+
+
+def test_a_name_that_is_no_address_has_no_metadata() -> None:
+    """Nobody could look them up, so the router offers none. RFC 9728 section 3."""
+    assert ResourceServer("https://auth.example.com", audience="orders").router.routes == []
 
 
 def test_credentials_do_not_show_the_secret() -> None:

@@ -50,6 +50,7 @@ EXPORTED = {
     "OAuth2Error",
     "OAuth2M2M",
     "OAuth2M2MError",
+    "ProofRefused",
     "RateLimitExceeded",
     "Refused",
     "RegisteredClient",

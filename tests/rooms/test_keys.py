@@ -256,8 +256,8 @@ async def test_a_key_is_brought_forward_and_never_back(
     keys = worker(storage)
     await keys.make("ES256", 1, NOW + DAY, NOW)
     (document,) = database["keys"].find()
-    for moment in (NOW + HOUR, NOW + DAY):
-        await keys.bring_forward(document["_id"], moment)
+    (stored,) = await keys.list()
+    assert [await keys.bring_forward(stored, m) for m in (NOW + HOUR, NOW + DAY)] == [True, False]
     (document,) = database["keys"].find()
     assert (document["signs_from"], document["signs_until"]) == (
         NOW + HOUR, NOW + HOUR + SIGNS_FOR,
