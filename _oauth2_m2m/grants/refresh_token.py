@@ -56,24 +56,9 @@ async def exchange(
         charge: whether the token is the client's only credential, so that its budget is charged
             here, once the token has proved to be alive.
     """
-    services, now, grace = request.services, request.now, request.settings.refresh_grace
-    # (1) The token is this client's, not spent before, alive, and of the client's present epoch.
-    #     A stranger can neither spend it nor burn its family.
-    if token.client_id != request.client.client_id:
-        raise InvalidGrant(detail="another client's refresh token")
-    older = None if is_made_here(text) else text
-    question = Question(token.marks(), older, request.settings.linearizable)
-    if await services.revocation.is_revoked(question):
-        raise InvalidGrant(detail="revoked refresh token")
-    if token.is_reused(now, grace):
-        await _revoke_family(request, token)
-    if token.expires_at <= now:
-        raise InvalidGrant(detail="expired refresh token")
-    if token.epoch != request.client.epoch:
-        raise InvalidGrant(detail="issued before the client's tokens were revoked")
-
-    if token.jkt is not None and token.jkt != request.jkt:
-        raise InvalidGrant(detail="bound to another key than the one of the DPoP proof")
+    services, now = request.services, request.now
+    # (1) The token is this client's, and may be exchanged.
+    await _check(request, text, token)
 
     # (2) The scope may narrow, never widen: RFC 6749 section 6. What the client has lost since is
     #     not given again. So with resources: RFC 8707 section 2.2.
@@ -86,6 +71,7 @@ async def exchange(
         await services.admission.charge(request.attempt, request.client, request.settings)
 
     # (3) The commit point: exactly one request gets past it.
+    grace = request.settings.refresh_grace
     claim = await services.refresh_tokens.claim(text, token, now, grace)
     if claim.successor is None:
         await _revoke_family(request, token)
@@ -114,6 +100,30 @@ async def exchange(
         audience=audience,
         jkt=request.jkt,
     )
+
+
+async def _check(request: GrantRequest, text: str, token: RefreshToken) -> None:
+    """Whether a token is the client's, not spent before, alive, and of its present epoch.
+
+    A stranger can neither spend it nor burn its family.
+
+    Raises:
+        InvalidGrant: it is not. One that was spent before has its family revoked.
+    """
+    if token.client_id != request.client.client_id:
+        raise InvalidGrant(detail="another client's refresh token")
+    older = None if is_made_here(text) else text
+    question = Question(token.marks(), older, request.settings.linearizable)
+    if await request.services.revocation.is_revoked(question):
+        raise InvalidGrant(detail="revoked refresh token")
+    if token.is_reused(request.now, request.settings.refresh_grace):
+        await _revoke_family(request, token)
+    if token.expires_at <= request.now:
+        raise InvalidGrant(detail="expired refresh token")
+    if token.epoch != request.client.epoch:
+        raise InvalidGrant(detail="issued before the client's tokens were revoked")
+    if token.jkt is not None and token.jkt != request.jkt:  # RFC 9449 section 5
+        raise InvalidGrant(detail="bound to another key than the one of the DPoP proof")
 
 
 async def _revoke_family(request: GrantRequest, token: RefreshToken) -> NoReturn:
