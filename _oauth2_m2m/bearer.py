@@ -69,8 +69,7 @@ class Credentials:
         """
         if (token.jkt is None) == (self.scheme == DPOP):
             error = InvalidToken(detail="a bound token needs its DPoP proof, any other has none")
-            error.scheme = BEARER if token.jkt is None else DPOP
-            raise error
+            raise error.asking_for(_scheme_for(token))
 
 
 class Judge(Protocol):
@@ -176,9 +175,12 @@ def check_scopes(token: AccessToken, scopes: Sequence[str]) -> None:
         InsufficientScope: it has not. RFC 6750 section 3.1.
     """
     if not token.scopes.issuperset(scopes):
-        error = InsufficientScope(" ".join(scopes))
-        error.scheme = BEARER if token.jkt is None else DPOP
-        raise error
+        raise InsufficientScope(" ".join(scopes)).asking_for(_scheme_for(token))
+
+
+def _scheme_for(token: AccessToken) -> str:
+    """How a token must be presented. RFC 9449 section 7.1."""
+    return BEARER if token.jkt is None else DPOP
 
 
 def path_of(request: Request) -> str:

@@ -13,7 +13,7 @@
         ├── UnsupportedGrantType       400
         ├── InvalidScope               400
         ├── InvalidTarget              400
-        ├── InvalidDPoPProof           400  (UseDPoPNonce is a subclass)
+        ├── InvalidDPoPProof           400  (DPoPProofUsed, UseDPoPNonce)
         ├── RateLimitExceeded          429
         ├── TemporarilyUnavailable     503
         ├── TooManySecrets             503
@@ -29,7 +29,7 @@ An OAuth error has two faces: `description` is for the caller, `detail` is for t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 #: RFC 6750 section 2.1 and RFC 9449 section 7.1: how a token is presented.
 BEARER, DPOP = "Bearer", "DPoP"
@@ -237,6 +237,12 @@ class InvalidDPoPProof(OAuth2Error):
     default = "The DPoP proof is missing or does not fit this request"
 
 
+class DPoPProofUsed(InvalidDPoPProof):
+    """The DPoP proof is a repetition. RFC 9449 section 11.1."""
+
+    default = "The DPoP proof was used before: make one for each request"
+
+
 class UseDPoPNonce(InvalidDPoPProof):
     """The DPoP proof must hold a nonce of ours that is still fresh. RFC 9449 section 8.
 
@@ -325,6 +331,11 @@ class BearerError(OAuth2Error):
 
     scheme: str = BEARER
     algorithms: str = "ES256 RS256"
+
+    def asking_for(self, scheme: str) -> Self:
+        """The same refusal, whose challenge names this scheme."""
+        self.scheme = scheme
+        return self
 
     def challenge(self) -> str:
         """The value of `WWW-Authenticate`."""

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.dpop import Nonces, Proof, read_proof
-from _oauth2_m2m.errors import InvalidDPoPProof
+from _oauth2_m2m.errors import DPoPProofUsed
 from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.single_use import SingleUse
 from _oauth2_m2m.storage import Storage
@@ -68,7 +68,7 @@ class Proofs:
             algorithms=settings.foreign_algorithms,
         )
         if (proof.jkt, proof.jti) in self._seen:
-            raise _used_before()
+            raise DPoPProofUsed
         self._seen[proof.jkt, proof.jti] = None
         return proof
 
@@ -81,7 +81,7 @@ class Proofs:
             TemporarilyUnavailable: the database does not answer.
         """
         if not await self._used.claim(proof.jkt, proof.jti, proof.expires_at):
-            raise _used_before()
+            raise DPoPProofUsed
         if settings.dpop_require_nonce:
             nonces_of(settings).check(proof, now)
 
@@ -93,7 +93,3 @@ class Proofs:
 def nonces_of(settings: Settings) -> Nonces:
     """The nonces that all workers with these settings hand out."""
     return Nonces(settings.secret_key.value.encode())
-
-
-def _used_before() -> InvalidDPoPProof:
-    return InvalidDPoPProof("The DPoP proof was used before: make one for each request")

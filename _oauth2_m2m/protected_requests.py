@@ -108,9 +108,7 @@ class ServerJudge:
         check_audience(token, settings.audience)
         credentials.check_scheme(token)
         if settings.is_fapi2 and token.jkt is None:  # of before the profile was chosen
-            unbound = InvalidToken(detail="the profile takes bound tokens only")
-            unbound.scheme = DPOP
-            raise unbound
+            raise InvalidToken(detail="the profile takes bound tokens only").asking_for(DPOP)
         client = await services.clients.holder(token.client_id, token.epoch)
         if client is None:
             raise InvalidToken(detail="the client is disabled, removed or made anew")

@@ -28,7 +28,7 @@ from _oauth2_m2m.credentials import (
 )
 from _oauth2_m2m.errors import InvalidScope
 from _oauth2_m2m.group_commit import GroupCommit
-from _oauth2_m2m.revocation import epoch_mark, family_mark
+from _oauth2_m2m.revocation import Question, epoch_mark, family_mark
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
 from _oauth2_m2m.storage import TTL_LAG, Collection, Document, Storage, as_utc
 
@@ -68,6 +68,13 @@ class RefreshToken:
     def marks(self) -> tuple[str, ...]:
         """What would revoke it."""
         return (family_mark(self.family_id), epoch_mark(self.client_id, self.epoch))
+
+    def question(self, text: str, *, linearizable: bool) -> Question:
+        """What to ask about its revocation, when this text was presented.
+
+        What was made here is in no document of the older shape, so its text stays out of queries.
+        """
+        return Question(self.marks(), None if is_made_here(text) else text, linearizable)
 
     def is_reused(self, now: datetime, grace: timedelta) -> bool:
         """Whether presenting it now is reuse: it was spent, and is beyond the grace for that."""

@@ -19,6 +19,7 @@ from _oauth2_m2m.deadlines import Deadline
 from _oauth2_m2m.dpop import Proof, own_urls, read_proof
 from _oauth2_m2m.errors import (
     ConfigurationError,
+    DPoPProofUsed,
     InvalidDPoPProof,
     InvalidToken,
     OAuth2Error,
@@ -295,7 +296,7 @@ class UsedProofs:
         while used and next(iter(used.values())) < now:
             used.popitem(last=False)
         if this in used:
-            raise InvalidDPoPProof("The DPoP proof was used before: make one for each request")
+            raise DPoPProofUsed
         if len(used) >= self._most:
             raise TemporarilyUnavailable(detail="too many DPoP proofs in a minute")
         used[this] = proof.expires_at

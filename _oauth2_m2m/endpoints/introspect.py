@@ -11,7 +11,6 @@ from _oauth2_m2m.admission import Attempt, attempt_at_endpoint
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.bearer import has_token
 from _oauth2_m2m.config import Settings
-from _oauth2_m2m.credentials import is_made_here
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
 from _oauth2_m2m.endpoints.route import form_of
@@ -112,8 +111,7 @@ async def _refresh_token(
     client = await services.clients.holder(token.client_id, token.epoch)
     if client is None:
         return None
-    older = None if is_made_here(text) else text
-    question = Question(token.marks(), older, settings.linearizable)
+    question = token.question(text, linearizable=settings.linearizable)
     if await services.revocation.is_revoked(question):
         return None
     # What its client has lost since would not be given any more.

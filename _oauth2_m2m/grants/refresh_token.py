@@ -11,13 +11,12 @@ from __future__ import annotations
 from typing import NoReturn
 
 from _oauth2_m2m.audit import Event
-from _oauth2_m2m.credentials import is_made_here
 from _oauth2_m2m.errors import InvalidGrant, InvalidRequest
 from _oauth2_m2m.grants.request import GrantRequest
 from _oauth2_m2m.issuing import IssuedTokens
 from _oauth2_m2m.refresh_tokens import RefreshToken, new_token
 from _oauth2_m2m.resources import requested_resources, target
-from _oauth2_m2m.revocation import Question, family_mark
+from _oauth2_m2m.revocation import family_mark
 from _oauth2_m2m.revoking import family_end
 from _oauth2_m2m.scopes import narrow, parse_scope
 
@@ -112,8 +111,7 @@ async def _check(request: GrantRequest, text: str, token: RefreshToken) -> None:
     """
     if token.client_id != request.client.client_id:
         raise InvalidGrant(detail="another client's refresh token")
-    older = None if is_made_here(text) else text
-    question = Question(token.marks(), older, request.settings.linearizable)
+    question = token.question(text, linearizable=request.settings.linearizable)
     if await request.services.revocation.is_revoked(question):
         raise InvalidGrant(detail="revoked refresh token")
     if token.is_reused(request.now, request.settings.refresh_grace):
