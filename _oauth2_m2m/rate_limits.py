@@ -52,8 +52,8 @@ class RateLimits:
     """Counts requests in `rate_limits`."""
 
     def __init__(self, storage: Storage) -> None:
-        # A count that a failover loses admits a few requests more: no breach, so w:1 is enough.
-        self._counts = storage.collection("rate_limits", durable=False)
+        # Durable like everything else: a failover that forgets counts would admit too many.
+        self._counts = storage.collection("rate_limits")
         self._take = GroupCommit(self.take_all)
         self._names: list[str] = []
         self._give = GroupCommit(self._give_places)

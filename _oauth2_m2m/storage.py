@@ -49,7 +49,7 @@ _CODEC: CodecOptions[Document] = CodecOptions(
     tz_aware=True, tzinfo=UTC, datetime_conversion=DatetimeConversion.DATETIME_CLAMP
 )
 _DURABLE = WriteConcern(w="majority", j=True)
-_QUICK = WriteConcern(w=1)
+_OF_THE_MAJORITY = ReadConcern("majority")
 #: By itself MongoDB sends the first 101 documents, and the others when asked again.
 _IN_ONE_ANSWER = 10_000
 _DUPLICATE_KEY = 11000
@@ -80,14 +80,14 @@ class Storage:
             )
         self._database = database
 
-    def collection(self, name: str, *, durable: bool = True) -> Collection:
-        """A collection by name. Only rate counts are worth less than durable writes."""
+    def collection(self, name: str) -> Collection:
+        """A collection by name."""
         collection = self._database.get_collection(
             name,
             codec_options=_CODEC,
             read_preference=ReadPreference.PRIMARY,
-            write_concern=_DURABLE if durable else _QUICK,
-            read_concern=ReadConcern("majority" if durable else "local"),
+            write_concern=_DURABLE,
+            read_concern=_OF_THE_MAJORITY,
         )
         return Collection(collection, isinstance(self._database, AsyncDatabase))
 

@@ -91,7 +91,7 @@ PROTECTED = (
     ),
     Contender(
         "ours, everything on", "ours", OURS,
-        "the same and an exact rate count (w:1), both by group commit", path="/protected",
+        "the same and an exact rate count, both by group commit", path="/protected",
     ),
 )  # fmt: skip
 
