@@ -80,7 +80,7 @@ def running_mongodb(data_directory: Path, port: int | None = None) -> Iterator[s
         log.warning("using the mongod that runs on port %d already; it will be left running", port)
         yield _url(port)
         return
-    process, port = _started(_find_mongod(data_directory), data_directory, port)
+    process, port = _started(find_mongod(data_directory), data_directory, port)
     try:
         yield _url(port)
     finally:
@@ -116,7 +116,15 @@ def _url(port: int) -> str:
     return f"mongodb://{HOST}:{port}"
 
 
-def _find_mongod(data_directory: Path) -> Path:
+def find_mongod(data_directory: Path) -> Path:
+    """The mongod of this machine, else that of the installed wheel.
+
+    Args:
+        data_directory: where a copy goes when the wheel's own cannot be made executable.
+
+    Raises:
+        MongoDBUnavailable: there is none.
+    """
     found = shutil.which("mongod")
     if found:
         return Path(found)

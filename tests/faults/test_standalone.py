@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 from _oauth2_m2m.revocation import Revocation, published
 from _oauth2_m2m.revocation_feed import RevocationFeed
 from _oauth2_m2m.storage import Storage
-from example.mongodb import HOST, MongoDBUnavailable, _find_mongod, free_port
+from example.mongodb import HOST, MongoDBUnavailable, find_mongod, free_port
 from oauth2_m2m import ConfigurationError
 from tests.expectations import early_in_the_minute
 from tests.followers import Follower
@@ -36,7 +36,7 @@ def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a mongod that belongs to no replica set."""
     folder = tmp_path_factory.mktemp("standalone")
     try:
-        mongod = _find_mongod(folder)
+        mongod = find_mongod(folder)
     except MongoDBUnavailable as error:  # the run uses the MongoDB at MONGODB_URL
         pytest.skip(str(error))
     url, process = _started(mongod, folder)
