@@ -1,0 +1,381 @@
+"""A replica set of real mongods on the loopback interface, whose members can be harmed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import pymongo
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from example.mongodb import find_mongod
+from tests.faults.history import Dump
+from tests.faults.links import ALL, HARNESS, PASS, Links, Rule
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+HOST = "127.0.0.1"
+REPLICA_SET = "faults"
+#: Below the range from which Linux takes ports for outgoing connections: while a member is dead,
+#: nobody else gets its port.
+PORTS = range(20_000, 32_000)
+ENOUGH_MEMORY = 4 * 1024**3
+
+READY_SECONDS = 60
+STOP_SECONDS = 20
+#: A member that does not answer the harness in this time is none that could be the primary.
+ANSWER_SECONDS = 2
+#: A write that a majority has in this time.
+MAJORITY_SECONDS = 2
+#: For how long a primary that stepped down leaves the election to others.
+STEP_DOWN_SECONDS = 5
+POLL_SECONDS = 0.05
+
+PRIMARY, SECONDARY = 1, 2
+NO_CLOCKS: Mapping[int, int] = MappingProxyType({})
+
+
+class ClusterError(Exception):
+    """The cluster did not do what a scenario needs. The message is one line."""
+
+
+class Member:
+    """A mongod of the set.
+
+    Attributes:
+        name: "db0" and so on.
+        port: the mongod's own port, for the harness alone.
+        address: "host:port" of its proxy, by which it is known to everybody.
+    """
+
+    def __init__(self, name: str, folder: Path, command: list[str], links: Links) -> None:
+        self.name = name
+        self.port = _free_port()
+        self.address = f"{HOST}:{links.add_target(name, self.port)}"
+        self.data = folder / name
+        self.output = folder / f"{name}.log"
+        self.is_paused = False
+        self.environment: Mapping[str, str] = {}
+        self._command = command
+        self._links = links
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = MongoClient[Document](
+            HOST,
+            self.port,
+            directConnection=True,
+            connect=False,
+            serverSelectionTimeoutMS=500,
+            connectTimeoutMS=1000,
+            socketTimeoutMS=ANSWER_SECONDS * 1000,
+            retryReads=False,
+            retryWrites=False,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process of the mongod that was started last."""
+        if self._process is None:
+            raise ClusterError(f"{self.name} was never started")
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether the process exists; a paused one does."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the mongod, on the data that it has. Does not wait until it serves."""
+        if self.is_running():
+            return
+        self.data.mkdir(parents=True, exist_ok=True)
+        with self.output.open("ab") as stream:
+            self._process = subprocess.Popen(
+                [*self._command, "--port", str(self.port), "--dbpath", str(self.data)],
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._links.register(self.name, self._process.pid)
+        self.is_paused = False
+
+    def kill(self) -> None:
+        """End it as a power cut does: SIGKILL, nothing is flushed."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self.wake()
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Freeze the process: its connections stay open, and nothing moves."""
+        self._signal(signal.SIGSTOP)
+        self.is_paused = True
+
+    def wake(self) -> None:
+        """Let a paused process go on, as if no time had passed."""
+        self._signal(signal.SIGCONT)
+        self.is_paused = False
+
+    def status(self) -> Document:
+        """What it says about itself (the command `hello`); empty when it does not answer."""
+        if not self.is_running() or self.is_paused:
+            return {}
+        try:
+            return self.client.admin.command("hello")
+        except PyMongoError:
+            return {}
+
+    def is_primary(self) -> bool:
+        """Whether it accepts writes, and a majority takes them from it."""
+        if not self.status().get("isWritablePrimary"):
+            return False
+        return self.note("majority")
+
+    def note(self, w: int | str) -> bool:
+        """Write a note that changes nothing, and tell whether so many members have it soon."""
+        concern = WriteConcern(w, wtimeout=MAJORITY_SECONDS * 1000 - 200)
+        note = {"appendOplogNote": 1, "data": {"from": HARNESS}, "writeConcern": concern.document}
+        try:
+            self.client.admin.command(note)
+        except PyMongoError:
+            return False
+        return True
+
+    def said(self) -> str:
+        """The last lines of its log."""
+        return "\n".join(self.output.read_text(errors="replace").splitlines()[-20:])
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _end(self, number: int) -> None:
+        if self._process is None:
+            return
+        self._signal(number)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._links.forget(self.name)
+        self.is_paused = False
+
+
+class Cluster:
+    """The members, the links between everybody and them, and what can be done to both."""
+
+    def __init__(self, members: list[Member], links: Links) -> None:
+        self.members = members
+        self.links = links
+        addresses = ",".join(member.address for member in members)
+        self.url = f"mongodb://{addresses}/?replicaSet={REPLICA_SET}"
+
+    def primary(self, seconds: float = 30) -> Member:
+        """The member that accepts writes which a majority takes, once there is one.
+
+        Asks each member by its own port, whatever the links do.
+
+        Raises:
+            ClusterError: there was none in this time.
+        """
+        return self._wait("no primary", seconds, self._primary)
+
+    def successor(self, former: Member, seconds: float = 30) -> Member:
+        """The primary that the set has elected in the place of `former`."""
+
+        def found() -> Member | None:
+            return self._primary(besides=former)
+
+        return self._wait(f"no primary after {former.name}", seconds, found)
+
+    def secondaries(self) -> list[Member]:
+        """The members that are no primary and follow one."""
+        return [member for member in self.members if member.status().get("secondary")]
+
+    def step_down(self) -> None:
+        """Have the primary hand over to another member. Does not wait for the election."""
+        command = {"replSetStepDown": STEP_DOWN_SECONDS, "secondaryCatchUpPeriodSecs": 4}
+        with pymongo.timeout(STOP_SECONDS):
+            self.primary().client.admin.command(command)
+
+    def isolate(
+        self, member: Member, *, from_members: bool = True, from_workers: bool = False
+    ) -> None:
+        """Cut a member off, as a broken switch does: packets vanish, connections stay open.
+
+        The harness still reaches it.
+        """
+        lost = Rule(stalled=True)
+        if from_workers:
+            self.links.set(ALL, member.name, lost)
+        for other in self.members:
+            self.links.set(other.name, member.name, lost if from_members else PASS)
+            if from_members:
+                self.links.set(member.name, other.name, lost)
+        self.links.set(HARNESS, member.name, PASS)
+
+    def heal(self) -> None:
+        """Undo every fault, and wait until the set is whole again."""
+        self.links.heal()
+        for member in self.members:
+            member.wake()
+            member.start()
+        self.wait_until_healthy()
+
+    def wait_until_healthy(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until there is a primary, and every other member has all that it has."""
+
+        def healthy() -> bool | None:
+            primary = self._primary()
+            others = len(self.secondaries())
+            is_whole = others == len(self.members) - 1
+            return True if primary and is_whole and primary.note(len(self.members)) else None
+
+        self._wait("not healthy", seconds, healthy)
+
+    def client(self) -> MongoClient[Document]:
+        """A client of the harness's own, by the proxies. To be closed by the caller."""
+        return MongoClient[Document](self.url, tz_aware=True)
+
+    def dump(self, database: str) -> Dump:
+        """All documents of a database, once the set is healthy: what a majority has."""
+        self.wait_until_healthy()
+        concern = ReadConcern("majority")
+        with self.client() as client, pymongo.timeout(READY_SECONDS):
+            read = client.get_database(database, read_concern=concern)
+            return Dump({name: list(read[name].find()) for name in read.list_collection_names()})
+
+    def clean(self, database: str) -> None:
+        """Drop a database, on a majority."""
+        drop = {"dropDatabase": 1, "writeConcern": {"w": "majority"}}
+        with pymongo.timeout(STOP_SECONDS):
+            self.primary().client[database].command(drop)
+
+    def _primary(self, besides: Member | None = None) -> Member | None:
+        for member in self.members:
+            if member is not besides and member.is_primary():
+                return member
+        return None
+
+    def _wait(self, complaint: str, seconds: float, found: Callable[[], T | None]) -> T:
+        deadline = time.monotonic() + seconds
+        while True:
+            result = found()
+            if result is not None:
+                return result
+            if time.monotonic() > deadline:
+                states = ", ".join(_state(member) for member in self.members)
+                raise ClusterError(f"{complaint} after {seconds:.0f} s: {states}")
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def running_cluster(
+    folder: Path | None = None,
+    *,
+    members: int = 3,
+    election_ms: int = 2000,
+    disk_mb: int | None = None,
+    clock_offsets: Mapping[int, int] = NO_CLOCKS,
+) -> Iterator[Cluster]:
+    """Start a replica set, and stop it at the end.
+
+    Args:
+        folder: where data and logs are kept; by default in memory where there is room, and
+            removed at the end.
+        members: how many mongods.
+        election_ms: after how long without a primary the others elect one; 10 000 in production.
+        disk_mb: gives each member a disk of this size. Needs root.
+        clock_offsets: by how many seconds the clock of the n-th member is ahead.
+    """
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="oauth2-m2m-faults-", dir=_fast_directory()))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        links = stack.enter_context(Links())
+        command = _command(find_mongod(folder))
+        all_members = []
+        for number in range(members):
+            member = Member(f"db{number}", folder, command, links)
+            stack.callback(member.client.close)
+            stack.callback(member.kill)
+            all_members.append(member)
+            member.start()
+        cluster = Cluster(all_members, links)
+        _initiate(cluster, election_ms)
+        yield cluster
+
+
+def _command(mongod: Path) -> list[str]:
+    """Small, and as durable as in production."""
+    command = [str(mongod), "--replSet", REPLICA_SET, "--bind_ip", HOST, "--nounixsocket"]
+    command += ["--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"]
+    command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+    return command
+
+
+def _initiate(cluster: Cluster, election_ms: int) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    for member in cluster.members:
+        while not member.status():
+            if not member.is_running() or time.monotonic() > deadline:
+                raise ClusterError(f"{member.name} does not start:\n{member.said()}")
+            time.sleep(POLL_SECONDS)
+    config = {
+        "_id": REPLICA_SET,
+        "members": [
+            {"_id": number, "host": member.address} for number, member in enumerate(cluster.members)
+        ],
+        "settings": {
+            "electionTimeoutMillis": election_ms,
+            "heartbeatIntervalMillis": election_ms // 4,
+            "heartbeatTimeoutSecs": max(1, election_ms // 1000),
+        },
+    }
+    cluster.members[0].client.admin.command("replSetInitiate", config)
+    cluster.wait_until_healthy()
+
+
+def _state(member: Member) -> str:
+    if not member.is_running():
+        return f"{member.name} dead"
+    if member.is_paused:
+        return f"{member.name} paused"
+    status = member.status()
+    for key in ("isWritablePrimary", "secondary"):
+        if status.get(key):
+            return f"{member.name} {key}"
+    return f"{member.name} {'neither' if status else 'silent'}"
+
+
+def _free_port() -> int:
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise ClusterError(f"no free port from {PORTS.start} to {PORTS.stop}")
+
+
+def _fast_directory() -> Path | None:
+    memory = Path("/dev/shm")  # noqa: S108
+    if memory.is_dir() and shutil.disk_usage(memory).free > ENOUGH_MEMORY:
+        return memory
+    return None
