@@ -8,8 +8,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,10 +20,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from example.mongodb import HOST, free_port
+from example.mongodb import HOST
 
 ROOT = Path(__file__).parents[2]
 LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+#: Below the range from which Linux takes ports for outgoing connections, and beside those of the
+#: cluster: while a worker is dead, nobody else gets its port.
+PORTS = range(12_000, 20_000)
 READY_SECONDS = 60.0
 #: uvicorn waits for the requests that it has begun, and the library for what it writes.
 STOP_SECONDS = 30.0
@@ -75,7 +80,7 @@ class Worker:
         clock_offset: float = 0,
     ) -> None:
         self.name = name
-        self.port = free_port()
+        self.port = _free_port()
         self.log = folder / f"{name}.log"
         self.clock_offset = clock_offset
         self._environment = environment
@@ -224,6 +229,14 @@ def running_workers(
             with suppress(subprocess.TimeoutExpired, AssertionError):
                 worker.terminate()
             worker.kill()
+
+
+def _free_port() -> int:
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise RuntimeError(f"no free port from {PORTS.start} to {PORTS.stop}")
 
 
 def _clock(offset: float) -> dict[str, str]:
