@@ -48,6 +48,9 @@ from _oauth2_m2m.storage import Document, Storage
 _HOPELESS = "x" * 32
 TOKEN_ENDPOINT = "token"
 _MOST_EXPECTED = 10_000
+#: Room for the longest id and secret, each character four bytes of UTF-8, each byte escaped. HTTP
+#: servers may take headers of any length, and to decode one takes time.
+_LONGEST_BASIC = 20_480
 #: What Swagger UI sends beside its password form when its client fields are empty.
 _EMPTY_BASIC = "Basic Og=="
 #: RFC 7521 section 4.2.
@@ -155,6 +158,8 @@ def _present_assertion(form: Form) -> Presented:
 
 def _read_basic(text: str) -> Presented:
     """Read the value of a Basic header. RFC 7617 section 2; halves as RFC 6749 section 2.3.1."""
+    if len(text) > _LONGEST_BASIC:
+        raise InvalidClient(detail="malformed Basic header: too long", by_basic=True)
     try:
         pair = base64.b64decode(text, validate=True).decode("utf-8")
         client_id, colon, secret = pair.partition(":")

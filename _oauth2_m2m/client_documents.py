@@ -28,7 +28,7 @@ MOST_AUDIENCES = 50
 #: So that a token for several of them is still one that can be read.
 _LONGEST_AUDIENCE = 512
 _MOST_REMEMBERED_KEY_SETS = 1000
-_LONGEST_TYPED_ID = 255
+LONGEST_TYPED_ID = 255
 _LONGEST_LIFETIME_MINUTES = LONGEST_ACCESS_TOKEN_LIFETIME // timedelta(minutes=1)
 
 #: How a client may prove who it is. RFC 7591 section 2 names the methods.
@@ -193,7 +193,7 @@ def _stored_secrets(document: Mapping[str, Any]) -> Iterable[StoredSecret]:
 
 def _typed_id(document: Mapping[str, Any]) -> str:
     client_id = _text(document, "client_id") or ""
-    if not client_id.isprintable() or not 1 <= len(client_id) <= _LONGEST_TYPED_ID:
+    if not client_id.isprintable() or not 1 <= len(client_id) <= LONGEST_TYPED_ID:
         raise ValueError("client_id must be 1 to 255 printable characters")
     if client_id.startswith("~"):
         raise ValueError("client_id must not begin with ~")
@@ -283,7 +283,7 @@ def _text(document: Mapping[str, Any], name: str) -> str | None:
 
 def _token_text(document: Mapping[str, Any], name: str) -> str | None:
     value = _text(document, name)
-    if value and (len(value) > _LONGEST_TYPED_ID or not is_scope_token(value)):
+    if value and (len(value) > LONGEST_TYPED_ID or not is_scope_token(value)):
         raise ValueError(f"{name} must be one word without spaces and quotes")
     return value
 

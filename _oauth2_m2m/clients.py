@@ -10,6 +10,7 @@ from typing import Any
 
 from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.client_documents import (
+    LONGEST_TYPED_ID,
     MOST_SECRETS,
     SECRET_METHODS,
     Client,
@@ -287,8 +288,13 @@ class Clients:
         return await self._existing(client.client_id)
 
     async def find_all(self, client_ids: Sequence[str]) -> Sequence[Document | None]:
-        """The documents of a batch of clients, as they stand in the database."""
-        found = await self._clients.find({"client_id": {"$in": list(set(client_ids))}})
+        """The documents of a batch of clients, as they stand in the database.
+
+        An id that no client can have is not asked for: a crowd of long ones would be more than a
+        command may hold, and fail it for everybody.
+        """
+        possible = {each for each in client_ids if len(each) <= LONGEST_TYPED_ID}
+        found = await self._clients.find({"client_id": {"$in": list(possible)}})
         # An operator's {"client_id": ["a", "b"]} matches too, and is nobody's.
         documents = {d["client_id"]: d for d in found if isinstance(d["client_id"], str)}
         return [documents.get(client_id) for client_id in client_ids]
