@@ -48,6 +48,8 @@ class Operation:
         client_id: whose credentials were used.
         presented: what was spent, used or revoked: see `Kind`. No secret: a digest, or a `jti`.
         proof: the `jti` of a DPoP proof, if one was sent.
+        jkt: the thumbprint of the proof's key, by which the database knows the proof.
+        ip: where it came from, as the service sees it.
         window: the name of a rate-limit window (`client_id:ip:minute`) that admitted it, where a
             scenario counts exactly; else "".
         jti, refresh_digest: what was received: the access token's id, the refresh token's digest.
@@ -73,6 +75,8 @@ class Operation:
     error: str = ""
     retry_after: str = ""
     body: str = ""
+    jkt: str = ""
+    ip: str = "127.0.0.1"
 
     @property
     def seconds(self) -> float:
