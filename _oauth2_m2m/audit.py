@@ -126,7 +126,7 @@ def _document(
         "reason": reason and _masked(reason)[:_LONGEST_REASON],
         "timestamp": now,
         "jti": jti,
-        "request_id": caller and caller.request_id,
+        "request_id": caller and _masked(caller.request_id),
         "user_agent": caller and caller.user_agent and _masked(caller.user_agent),
     }
 

@@ -121,6 +121,7 @@ _SECRET_FIELDS = [
     "grant_type",
     "refresh_token",
     "token",
+    "X-Request-ID",
 ]
 
 
@@ -159,6 +160,9 @@ async def _misuse(machine: Machine, field: str, pasted: str) -> httpx.Response:
         return await machine.ask_refresh(pasted)
     if field == "token":
         return await machine.revoke(pasted)
+    if field == "X-Request-ID":
+        headers = {"X-Request-ID": pasted.replace("\n", "").replace("=", "-").strip()}
+        return await machine.http.get("/protected", headers=headers)
     return await machine.ask_token(**{field: pasted})
 
 
