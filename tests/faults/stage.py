@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from bson import json_util
@@ -25,8 +24,6 @@ from tests.faults.checker import Expectations, Span, Violation, check
 from tests.faults.cluster import Cluster
 from tests.faults.history import Dump, Operation, Outcome, read_history
 from tests.faults.workers import ROOT, Worker, running_workers
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 #: The load is on when so much was done.
 WARM_OPERATIONS = 100
@@ -62,16 +59,16 @@ class Scenario:
 
     name: str
     run: Callable[[Stage], None]
-    config: Mapping[str, Any] = NOTHING
-    cluster: Mapping[str, Any] = NOTHING
+    config: Mapping[str, Any] = field(default_factory=dict)
+    cluster: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 2
     worker_clocks: Mapping[int, float] = field(default_factory=dict)
-    load: Mapping[str, Any] = NOTHING
+    load: Mapping[str, Any] = field(default_factory=dict)
     is_short: bool = False
     settle_seconds: float = 3
     recovers_within: float = 15
     known_errors: Sequence[str] = ()
-    expect: Mapping[str, Any] = NOTHING
+    expect: Mapping[str, Any] = field(default_factory=dict)
     is_fault: bool = True
 
 
