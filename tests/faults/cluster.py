@@ -46,12 +46,19 @@ MAJORITY_SECONDS = 2
 STEP_DOWN_SECONDS = 5
 POLL_SECONDS = 0.05
 
-PRIMARY, SECONDARY = 1, 2
+#: What becomes of packets where a switch is broken.
+LOST = Rule(stalled=True)
 NO_CLOCKS: Mapping[int, int] = MappingProxyType({})
+
+#: Debian's package libfaketime.
+FAKETIME = "/usr/lib/*-linux-gnu/faketime/libfaketime.so.1"
+#: The files of a new member, and its journal while 100 MB of it are written.
+SMALLEST_DISK_MB = 128
+FILLING = "filling"
 
 
 class ClusterError(Exception):
-    """The cluster did not do what a scenario needs. The message is one line."""
+    """The cluster did not do what a scenario needs. The message says what, and what to do."""
 
 
 class Member:
@@ -70,7 +77,7 @@ class Member:
         self.data = folder / name
         self.output = folder / f"{name}.log"
         self.is_paused = False
-        self.environment: Mapping[str, str] = {}
+        self.clock_offset = 0
         self._command = command
         self._links = links
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,7 +112,7 @@ class Member:
         with self.output.open("ab") as stream:
             self._process = subprocess.Popen(
                 [*self._command, "--port", str(self.port), "--dbpath", str(self.data)],
-                env={**os.environ, **self.environment},
+                env={**os.environ, **fake_clock(self.clock_offset)},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -217,25 +224,48 @@ class Cluster:
             self.primary().client.admin.command(command)
 
     def isolate(
-        self, member: Member, *, from_members: bool = True, from_workers: bool = False
+        self,
+        member: Member,
+        *,
+        from_members: bool = True,
+        from_workers: bool = False,
+        rule: Rule = LOST,
     ) -> None:
-        """Cut a member off, as a broken switch does: packets vanish, connections stay open.
+        """Cut a member off. The harness still reaches it.
 
-        The harness still reaches it.
+        Args:
+            member: which one.
+            from_members: in both directions.
+            from_workers: from everybody who is neither a member nor the harness.
+            rule: how; by default as a broken switch does: packets vanish, connections stay open.
         """
-        lost = Rule(stalled=True)
         if from_workers:
-            self.links.set(ALL, member.name, lost)
+            self.links.set(ALL, member.name, rule)
+            self.links.set(HARNESS, member.name, PASS)
         for other in self.members:
-            self.links.set(other.name, member.name, lost if from_members else PASS)
-            if from_members:
-                self.links.set(member.name, other.name, lost)
-        self.links.set(HARNESS, member.name, PASS)
+            self.links.set(other.name, member.name, rule if from_members else PASS)
+            self.links.set(member.name, other.name, rule if from_members else PASS)
+
+    def fill_disk(self, member: Member) -> None:
+        """Leave no byte free on its disk. Only in a cluster with small disks.
+
+        MongoDB ends itself with the next write that does not fit.
+        """
+        if not member.data.is_mount():
+            raise ClusterError("only small disks can be filled: ask for them by `disk_mb`")
+        with (member.data / FILLING).open("ab", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(64 * 1024)):
+                pass
+
+    def free_disk(self, member: Member) -> None:
+        """Give back what `fill_disk` took. A member that has ended is to be started again."""
+        (member.data / FILLING).unlink(missing_ok=True)
 
     def heal(self) -> None:
         """Undo every fault, and wait until the set is whole again."""
         self.links.heal()
         for member in self.members:
+            self.free_disk(member)
             member.wake()
             member.start()
         self.wait_until_healthy()
@@ -315,6 +345,9 @@ def running_cluster(
         all_members = []
         for number in range(members):
             member = Member(f"db{number}", folder, command, links)
+            member.clock_offset = clock_offsets.get(number, 0)
+            if disk_mb is not None:
+                stack.enter_context(_small_disk(member.data, disk_mb))
             stack.callback(member.client.close)
             stack.callback(member.kill)
             all_members.append(member)
@@ -327,9 +360,48 @@ def running_cluster(
 def _command(mongod: Path) -> list[str]:
     """Small, and as durable as in production."""
     command = [str(mongod), "--replSet", REPLICA_SET, "--bind_ip", HOST, "--nounixsocket"]
+    # Journal files are made when they are needed, not 200 MB of them in advance.
+    command += ["--wiredTigerEngineConfigString", "log=(prealloc=false)"]
     command += ["--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     return command
+
+
+@contextmanager
+def _small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """Mount a file system in memory at the folder, made when missing; and take it away."""
+    if megabytes < SMALLEST_DISK_MB:
+        raise ClusterError(f"mongod needs a disk of {SMALLEST_DISK_MB} MB at least")
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip()
+        raise ClusterError(f"small disks are mounts, which root may make alone: {reason}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fake_clock(offset: int) -> dict[str, str]:
+    """The environment of a process whose wall clock is so many seconds ahead.
+
+    The monotonic clock stays as it is: time passes as it does for everybody.
+
+    Raises:
+        ClusterError: libfaketime is not installed.
+    """
+    if not offset:
+        return {}
+    library = next(Path("/").glob(FAKETIME.lstrip("/")), None)
+    if library is None:
+        raise ClusterError("clocks are shifted by libfaketime: apt-get install libfaketime")
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": f"{offset:+d}s",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def _initiate(cluster: Cluster, election_ms: int) -> None:

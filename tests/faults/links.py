@@ -178,9 +178,10 @@ class Links:
     async def _close(self) -> None:
         for server in self._servers:
             server.close()
-        for connection in list(self._connections):
+        connections = list(self._connections)
+        for connection in connections:
             connection.reset()
-        await asyncio.sleep(0)
+        await asyncio.gather(*(each.opening for each in connections if each.opening))
 
 
 class _End(asyncio.Protocol):
