@@ -59,7 +59,7 @@ def _complete(document: dict[str, Any], scheme_name: str, token_url: str | None)
                 continue
             responses = operation.setdefault("responses", {})
             for status_code, response in GUARDED_RESPONSES.items():
-                responses.setdefault(str(status_code), _response(response["description"]))
+                responses.setdefault(str(status_code), _refusal(response))
             for scope in security[scheme_name]:
                 flow["scopes"].setdefault(scope, "")
 
@@ -69,8 +69,10 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from (operation for method, operation in path.items() if method in _METHODS)
 
 
-def _response(description: str) -> dict[str, Any]:
+def _refusal(response: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a refusal; without the model, whose name the app may use otherwise."""
     return {
-        "description": description,
+        "description": response["description"],
+        "headers": response["headers"],
         "content": {"application/json": {"schema": _ERROR}},
     }

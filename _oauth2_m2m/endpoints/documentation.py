@@ -69,16 +69,34 @@ class HealthResponse(BaseModel):
     checks: dict[str, str] = {}
 
 
-def _error(description: str) -> dict[str, Any]:
-    return {"model": ErrorResponse, "description": description}
+def _error(description: str, **headers: dict[str, Any]) -> dict[str, Any]:
+    """An error, and the headers that it has; in their names `_` stands for `-`."""
+    named = {name.replace("_", "-"): header for name, header in headers.items()}
+    error: dict[str, Any] = {"model": ErrorResponse, "description": description}
+    return {**error, "headers": named} if named else error
 
+
+def _header(description: str, kind: str) -> dict[str, Any]:
+    return {"description": description, "required": True, "schema": {"type": kind}}
+
+
+_RETRY_AFTER = _header("In so many seconds it is worth another try", "integer")
+_CHALLENGE = _header("How the token must be presented, and what is wrong with it", "string")
 
 #: What any guarded route may answer besides its own.
 GUARDED_RESPONSES: dict[int | str, dict[str, Any]] = {
-    401: _error("No access token, or one that is invalid, expired or revoked"),
-    403: _error("The scope or the role is missing"),
-    429: _error("Too many requests; `Retry-After` says when to come back"),
-    503: _error("The database does not answer"),
+    401: _error(
+        "No access token, or one that is invalid, expired or revoked", WWW_Authenticate=_CHALLENGE
+    ),
+    403: _error("The scope or the role is missing", WWW_Authenticate=_CHALLENGE),
+    429: _error(
+        "Too many requests",
+        Retry_After=_RETRY_AFTER,
+        RateLimit_Limit=_header("So many requests a minute are let through", "integer"),
+        RateLimit_Remaining=_header("So many are left in this minute", "integer"),
+        RateLimit_Reset=_header("Seconds until the next minute", "integer"),
+    ),
+    503: _error("The database does not answer", Retry_After=_RETRY_AFTER),
 }
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
@@ -109,11 +127,16 @@ def _operation(
     bodies: Mapping[str, Mapping[str, Any]],
     success: type[BaseModel],
     failures: Mapping[int | str, dict[str, Any]],
+    description: str = "Successful Response",
 ) -> Operation:
     content = {media_type: {"schema": schema} for media_type, schema in bodies.items()}
     return {
         "summary": summary,
-        "responses": {200: {"model": success}, **failures, **_FAILURES},
+        "responses": {
+            200: {"model": success, "description": description},
+            **failures,
+            **_FAILURES,
+        },
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
 
@@ -187,6 +210,7 @@ REVOKE = _operation(
     },
     MessageResponse,
     {400: _error("A malformed form"), 401: _error("The token, or the client, is not accepted")},
+    "Revoked; a form is answered with an empty body, whatever the token was (RFC 7009 section 2.2)",
 )
 
 REVOCATIONS: Operation = {
@@ -225,7 +249,7 @@ INTROSPECT = _operation(
     {
         400: _error("A malformed form"),
         401: _error("The client, or the access token, is not accepted"),
-        403: _error("The access token lacks the scope introspect"),
+        403: _error("The access token lacks the scope introspect", WWW_Authenticate=_CHALLENGE),
     },
 )
 
@@ -252,5 +276,8 @@ LIVE: Operation = {
 
 READY: Operation = {
     "summary": "Whether tokens can be issued and checked",
-    "responses": {200: {"model": HealthResponse}, 503: _error("The failing part is named")},
+    "responses": {
+        200: {"model": HealthResponse},
+        503: _error("The failing part is named", Retry_After=_RETRY_AFTER),
+    },
 }
