@@ -49,10 +49,10 @@ class Expectations:
         longest_answer: seconds.
         busy_allowance: what a busy machine may add to them.
         hangs_excused: the fault keeps answers from clients, so that no answer proves nothing.
-        limits: requests a minute, by client id.
-        default_limit: the same for all others, and for failures; 0 switches limits off.
-        wall_offset: `time.time() - time.monotonic()`: which minute of the wall an operation fell
-            in. `None`: only operations that name their `window` are counted.
+        limits: requests a minute, by client id; else what the client's document says.
+        default_limit: `MAX_REQUESTS_PER_MINUTE`, for all others; 0 switches limits off.
+        wall_offset: `time.time() - time.monotonic()`: it says which minute of the wall an operation
+            fell in. `None`: only those are counted that name their `window`.
         clocks: how many seconds the clocks of some workers are ahead, by the worker's name.
         stale_primary: while a primary was cut off and had not noticed: what was revoked may pass.
         linearizable: `REVOCATION_READ_CONCERN`: not even then.
@@ -82,10 +82,6 @@ class Expectations:
         """How far the clocks of two workers may lie apart, in seconds."""
         offsets = [0.0, *self.clocks.values()]
         return max(offsets) - min(offsets)
-
-    def limit(self, client_id: str) -> int:
-        """The requests a minute of a client; 0 for any number."""
-        return self.limits.get(client_id, self.default_limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +244,17 @@ class Facts:
             and self.attempted.get(("client", again.client_id), NEVER) >= again.end
         )
 
+    @cached_property
+    def limits(self) -> dict[str, int]:
+        """Requests a minute of the clients that have a limit of their own."""
+        own = {c["client_id"]: c.get("max_requests_per_minute") for c in self.dump["clients"]}
+        limited = {name: int(limit) for name, limit in own.items() if limit is not None}
+        return {**limited, **self.expected.limits}
+
+    def limit(self, client_id: str) -> int:
+        """The requests a minute of a client; 0 for any number."""
+        return self.limits.get(client_id, self.expected.default_limit)
+
     def owner(self, operation: Operation) -> str:
         """Whose credentials were used."""
         if operation.client_id or operation.kind not in CALLS:
@@ -288,6 +295,12 @@ class Facts:
             for since, until in self.expected.stale_primary
         )
 
+    def may_have_expired(self, operation: Operation) -> bool:
+        """Whether an access token that was received may have reached the end of its life."""
+        issuing = self.issued.get(operation.presented)
+        lifetime = self.expected.access_token_seconds - self.expected.clock_span
+        return issuing is not None and operation.end - issuing.start >= lifetime
+
     def may_be_refused(self, operation: Operation) -> bool:
         """Whether the credentials of an operation may have been dead, spent or not to be known."""
         marks = [*self.token_marks(operation), ("client", self.owner(operation))]
@@ -304,9 +317,7 @@ class Facts:
             return operation.presented not in self.received
         if operation.kind not in CALLS:
             return False
-        issuing = self.issued.get(operation.presented)
-        lifetime = self.expected.access_token_seconds - self.expected.clock_span
-        return issuing is None or operation.end - issuing.start >= lifetime
+        return operation.presented not in self.issued or self.may_have_expired(operation)
 
     def _is_repeated(self, operation: Operation) -> bool:
         """Whether somebody else may have been the first to use up what is presented."""

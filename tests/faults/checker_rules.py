@@ -122,7 +122,8 @@ def revocation_is_monotone(facts: Facts) -> Iterator[Finding]:
         marks = facts.token_marks(operation)
         yield from _accepted_after(facts, operation, facts.acknowledged, marks, "its revocation")
     for (kind, name), operation in facts.acknowledged.items():
-        if kind == "jti" and name not in facts.marks:
+        lives = kind == "jti" and not facts.may_have_expired(operation)
+        if lives and name not in facts.marks:
             yield "revoked, but revoked_tokens does not hold the mark", (operation,)
         if operation.kind is Kind.REVOKE_REFRESH and not _family_is_marked(facts, operation):
             yield "revoked, but revoked_tokens does not hold the family's mark", (operation,)
@@ -333,7 +334,7 @@ def window_name(client_id: str, ip: str, wall: float) -> str:
 def _windows(facts: Facts, operation: Operation) -> list[str]:
     """The windows that an operation may have been counted in, as far as one can know."""
     expected, client_id = facts.expected, facts.owner(operation)
-    if not expected.limit(client_id):
+    if not facts.limit(client_id):
         return []
     if operation.window:
         return [operation.window]
@@ -354,11 +355,11 @@ def _windows(facts: Facts, operation: Operation) -> list[str]:
 
 
 def _limit_of(facts: Facts, window: str) -> int:
-    return facts.expected.limit(window.partition(":")[0])
+    return facts.limit(window.partition(":")[0])
 
 
 def _is_limited(facts: Facts, operation: Operation) -> bool:
-    return bool(facts.expected.default_limit or facts.expected.limit(facts.owner(operation)))
+    return bool(facts.expected.default_limit or facts.limit(facts.owner(operation)))
 
 
 def _accepted_after(
