@@ -65,7 +65,7 @@ class Scenario:
     worker_clocks: Mapping[int, float] = field(default_factory=dict)
     load: Mapping[str, Any] = field(default_factory=dict)
     is_short: bool = False
-    settle_seconds: float = 3
+    settle_seconds: float = 6
     recovers_within: float = 15
     known_errors: Sequence[str] = ()
     expect: Mapping[str, Any] = field(default_factory=dict)
@@ -313,6 +313,8 @@ def _expectations(scenario: Scenario, stage: Stage, fault: Span) -> Expectations
         "linearizable": scenario.config.get("REVOCATION_READ_CONCERN") == "linearizable",
         "clocks": {f"w{place}": offset for place, offset in scenario.worker_clocks.items()},
         "stale_primary": stage.stale,
+        "wall_offset": time.time() - time.monotonic(),
+        "recovery_seconds": scenario.settle_seconds / 2,
     }
     if scenario.is_fault:
         known["fault"] = fault
