@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,17 +20,15 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from example.mongodb import find_mongod
+from example.mongodb import HOST, find_mongod
 from tests.faults.history import Dump
 from tests.faults.links import ALL, HARNESS, PASS, Links, Rule
+from tests.faults.processes import fake_clock, free_port
 
 Document = dict[str, Any]
 T = TypeVar("T")
 
-HOST = "127.0.0.1"
 REPLICA_SET = "faults"
-#: Below the range from which Linux takes ports for outgoing connections: while a member is dead,
-#: nobody else gets its port.
 PORTS = range(20_000, 32_000)
 ENOUGH_MEMORY = 4 * 1024**3
 
@@ -50,8 +46,6 @@ POLL_SECONDS = 0.05
 LOST = Rule(stalled=True)
 NO_CLOCKS: Mapping[int, int] = MappingProxyType({})
 
-#: Debian's package libfaketime.
-FAKETIME = "/usr/lib/*-linux-gnu/faketime/libfaketime.so.1"
 #: The files of a new member, and its journal while 100 MB of it are written.
 SMALLEST_DISK_MB = 128
 FILLING = "filling"
@@ -72,7 +66,7 @@ class Member:
 
     def __init__(self, name: str, folder: Path, command: list[str], links: Links) -> None:
         self.name = name
-        self.port = _free_port()
+        self.port = free_port(PORTS)
         self.address = f"{HOST}:{links.add_target(name, self.port)}"
         self.data = folder / name
         self.output = folder / f"{name}.log"
@@ -384,26 +378,6 @@ def _small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def fake_clock(offset: int) -> dict[str, str]:
-    """The environment of a process whose wall clock is so many seconds ahead.
-
-    The monotonic clock stays as it is: time passes as it does for everybody.
-
-    Raises:
-        ClusterError: libfaketime is not installed.
-    """
-    if not offset:
-        return {}
-    library = next(Path("/").glob(FAKETIME.lstrip("/")), None)
-    if library is None:
-        raise ClusterError("clocks are shifted by libfaketime: apt-get install libfaketime")
-    return {
-        "LD_PRELOAD": str(library),
-        "FAKETIME": f"{offset:+d}s",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-
-
 def _initiate(cluster: Cluster, election_ms: int) -> None:
     deadline = time.monotonic() + READY_SECONDS
     for member in cluster.members:
@@ -436,14 +410,6 @@ def _state(member: Member) -> str:
         if status.get(key):
             return f"{member.name} {key}"
     return f"{member.name} {'neither' if status else 'silent'}"
-
-
-def _free_port() -> int:
-    for port in random.sample(PORTS, 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return port
-    raise ClusterError(f"no free port from {PORTS.start} to {PORTS.stop}")
 
 
 def _fast_directory() -> Path | None:

@@ -22,9 +22,10 @@ from typing import Self, TypeVar, cast
 
 import uvloop
 
+from example.mongodb import HOST
+
 T = TypeVar("T")
 
-HOST = "127.0.0.1"
 #: The source of whoever is not registered.
 HARNESS = "harness"
 #: In a rule's place for a source or a target: all of them.

@@ -8,10 +8,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,9 +19,9 @@ from pathlib import Path
 from typing import Protocol
 
 from example.mongodb import HOST
+from tests.faults.processes import fake_clock, free_port
 
 ROOT = Path(__file__).parents[2]
-LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 #: Below the range from which Linux takes ports for outgoing connections, and beside those of the
 #: cluster: while a worker is dead, nobody else gets its port.
 PORTS = range(12_000, 20_000)
@@ -56,10 +54,6 @@ class Registry(Protocol):
         """From now on, connections of this process are those of this name."""
 
 
-class ClockUnavailable(Exception):
-    """A clock cannot be set apart here. The message says what to install."""
-
-
 class Worker:
     """One `uvicorn example.main:app`.
 
@@ -80,7 +74,7 @@ class Worker:
         clock_offset: float = 0,
     ) -> None:
         self.name = name
-        self.port = _free_port()
+        self.port = free_port(PORTS)
         self.log = folder / f"{name}.log"
         self.clock_offset = clock_offset
         self._environment = environment
@@ -113,7 +107,7 @@ class Worker:
                     *("--backlog", "4096"),
                 ],
                 cwd=ROOT,
-                env={**os.environ, **self._environment, **_clock(self.clock_offset)},
+                env={**os.environ, **self._environment, **fake_clock(self.clock_offset)},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -229,23 +223,3 @@ def running_workers(
             with suppress(subprocess.TimeoutExpired, AssertionError):
                 worker.terminate()
             worker.kill()
-
-
-def _free_port() -> int:
-    for port in random.sample(PORTS, 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return port
-    raise RuntimeError(f"no free port from {PORTS.start} to {PORTS.stop}")
-
-
-def _clock(offset: float) -> dict[str, str]:
-    if not offset:
-        return {}
-    if not LIBFAKETIME.exists():
-        raise ClockUnavailable("install libfaketime (Debian: apt-get install libfaketime)")
-    return {
-        "LD_PRELOAD": str(LIBFAKETIME),
-        "FAKETIME": f"{offset:+g}s",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
