@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request, Response
 
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.errors import OAuth2Error, TemporarilyUnavailable
+from _oauth2_m2m.group_commit import MOST_WAITING, GroupCommit
 from _oauth2_m2m.responses import error_members, json_response
 from _oauth2_m2m.services import Services
 
@@ -15,6 +18,13 @@ PING_SECONDS = 1.0
 def add_to(router: APIRouter, services: Services) -> None:
     """Add the endpoints to a router."""
 
+    async def ping(askers: Sequence[None]) -> Sequence[None]:
+        await services.storage.ping(PING_SECONDS)
+        return askers
+
+    # Anybody may ask, however often: one ping answers all who wait for one.
+    pings = GroupCommit(ping, largest_batch=MOST_WAITING)
+
     @router.get("/health/live", **documentation.LIVE)
     async def live(request: Request) -> Response:
         return json_response({"status": "ok"})
@@ -22,13 +32,13 @@ def add_to(router: APIRouter, services: Services) -> None:
     @router.get("/health/ready", **documentation.READY)
     @router.get("/health", **documentation.READY)
     async def ready(request: Request) -> Response:
-        return await _readiness(services)
+        return await _readiness(services, pings)
 
 
-async def _readiness(services: Services) -> Response:
+async def _readiness(services: Services, pings: GroupCommit[None, None]) -> Response:
     checks = {"mongodb": "ok", "signing_key": "ok"}
     try:
-        await services.storage.ping(PING_SECONDS)
+        await pings.ask(None)
     except OAuth2Error:
         checks["mongodb"] = f"no answer to a ping within {PING_SECONDS:.0f} s"
     if not await _has_signing_key(services, may_ask=checks["mongodb"] == "ok"):

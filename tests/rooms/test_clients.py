@@ -501,6 +501,15 @@ async def test_questions_that_come_together_have_their_own_answers(
     assert [d and d["client_id"] for d in found] == ["a", None, "c", "a", "b", None, None]
 
 
+async def test_ids_without_end_fail_no_batch(clients: Clients) -> None:
+    """Requests share a command: ids that nobody can have are not asked for, others are found."""
+    await clients.register("billing", scopes=["read"])
+    # Together they are longer than a command of MongoDB may be.
+    endless = [f"{number:0>60000}" for number in range(300)]
+    found = await clients.find_all(["billing", *endless])
+    assert [document and document["client_id"] for document in found] == ["billing"] + [None] * 300
+
+
 FAR = bson.DatetimeMS(8_640_000_000_000_000)
 
 
