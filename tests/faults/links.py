@@ -235,6 +235,12 @@ class _End(asyncio.Protocol):
         if self.other:
             self.other.throttle()
 
+    def sets_out(self) -> None:
+        """The way is open only now for what has come in so far."""
+        due = self.connection.loop.time() + self.connection.rule.delay_ms / 1000
+        self.waiting = deque((due, data) for _, data in self.waiting)
+        self.flow()
+
     def flow(self) -> None:
         """Hand on what is due, and come back when more is."""
         if self.timer:
@@ -329,7 +335,7 @@ class _Connection:
             self.far.reset()
             return
         self.near.other = self.far
-        self.near.flow()
+        self.near.sets_out()
 
     def apply(self, rule: Rule) -> None:
         """Go on by this rule."""
@@ -354,10 +360,17 @@ class _Connection:
         self.passable.set()  # whoever waits there looks up
         self.near.reset()
         self.far.reset()
+        self.ended()
 
     def ended(self) -> None:
         """Called by each end when it has ended."""
-        if self.near.has_ended and (self.far.has_ended or self.far.transport is None):
+        if not self.near.has_ended:
+            return
+        has_begun = self.far.transport is not None
+        if not has_begun and not self.near.waiting:
+            self.was_reset = True  # nothing is left to be delivered
+            self.passable.set()
+        if self.far.has_ended or (not has_begun and self.was_reset):
             self.links.closed(self)
 
 
