@@ -20,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,9 @@ TWICE_WITHIN_SECONDS = 0.05
 USED_FOR_SECONDS = 600.0
 MOST_REMEMBERED = 3000
 FLUSH_SECONDS = 0.5
+#: How much more than its limit a client asks for, and how many clients do so side by side.
 LIMIT_EXTRA = 1.3
+USED_UP_AT_ONCE = 3
 
 #: Of a hundred things that a machine does, about.
 MIX = {
@@ -232,7 +233,12 @@ class Load:
     """What machines do. Each method is one errand, of one or several operations."""
 
     def __init__(
-        self, recorder: Recorder, operator: OAuth2M2M, rng: random.Random, *, grace: float
+        self,
+        recorder: Recorder,
+        operator: OAuth2M2M,
+        rng: random.Random,
+        grace: float,
+        twice: float,
     ) -> None:
         self.recorder = recorder
         self.machines: list[Machine] = []
@@ -241,6 +247,8 @@ class Load:
         self._operator = operator
         self._rng = rng
         self._grace = grace
+        self._twice = twice
+        self._key = ClientKey(Key(), "one")
         self._live: deque[Tokens] = deque(maxlen=MOST_REMEMBERED)
         self._live_bound: deque[Tokens] = deque(maxlen=MOST_REMEMBERED)
         self._chains: deque[Tokens] = deque(maxlen=MOST_REMEMBERED)
@@ -259,9 +267,8 @@ class Load:
 
     async def populate(self, machines: int, bound: int, victims: int) -> None:
         """Register clients, and give each its key."""
-        key = ClientKey(Key(), "one")
         wanted = [*[False] * (machines + victims), *[True] * bound]
-        made = await asyncio.gather(*(self._register(key, is_bound) for is_bound in wanted))
+        made = await asyncio.gather(*(self._register(self._key, each) for each in wanted))
         self.machines, self.victims = made[:machines], made[machines : machines + victims]
         self.bound = made[machines + victims :]
 
@@ -283,23 +290,14 @@ class Load:
         bound = self.bound and self._rng.random() < 0.2
         await self._log_in(self._rng.choice(self.bound if bound else self.machines))
 
-    async def _log_in(self, machine: Machine, window: str = "", worker: str = "") -> Answer | None:
+    async def _log_in(self, machine: Machine) -> Answer | None:
         headers: dict[str, str] = {**FORM, **machine.basic}
         what: dict[str, Any] = {"client_id": machine.client_id}
         if machine.is_bound:
             headers["DPoP"], what["proof"] = _proof(machine, "POST", "/token")
             what["jkt"] = machine.key.pair.jkt
-        if window:
-            what["window"] = window
-        return await self._tokens(
-            Kind.TOKEN,
-            machine,
-            "/token",
-            headers=headers,
-            body="grant_type=client_credentials",
-            worker=worker,
-            **what,
-        )
+        body = "grant_type=client_credentials"
+        return await self._tokens(Kind.TOKEN, machine, "/token", headers=headers, body=body, **what)
 
     async def log_in_by_assertion(self) -> None:
         """Client credentials by a signed assertion, now and then one twice at once."""
@@ -353,7 +351,7 @@ class Load:
         tokens = self._take(self._chains)
         if tokens is None:
             return await self.log_in()
-        if self._rng.random() < 0.12:
+        if self._rng.random() < self._twice:
             return await self._refresh_twice(tokens)
         answer = await self._refresh(tokens)
         if answer is not None and not answer.is_certain:
@@ -390,10 +388,12 @@ class Load:
 
         answers = await asyncio.gather(self._refresh(tokens, first), second())
         given = [answer.tokens for answer in answers if answer and answer.tokens]
-        if not self._grace:
-            for chain in given:
-                self._bury(chain)
-            self._bury(tokens)
+        if self._grace:  # one successor, given twice
+            for same in given[1:]:
+                self._forget(same)
+        else:
+            for each in (*given, tokens):
+                self._bury(each)
 
     async def _recover(self, tokens: Tokens) -> None:
         """What the documentation says after a lost answer.
@@ -420,20 +420,15 @@ class Load:
         await self._call(tokens)
         return None
 
-    async def _call(self, tokens: Tokens, window: str = "", worker: str = "") -> Answer | None:
+    async def _call(self, tokens: Tokens) -> None:
         machine, headers = tokens.machine, {"Authorization": f"Bearer {tokens.access}"}
         what = {"client_id": machine.client_id, "presented": tokens.jti}
         kind = Kind.CALL
-        if window:
-            what["window"] = window
         if machine.is_bound:
             kind, headers["Authorization"] = Kind.PROOF, f"DPoP {tokens.access}"
             headers["DPoP"], what["proof"] = _proof(machine, "GET", "/protected", tokens.access)
             what["jkt"] = machine.key.pair.jkt
-        asked = await self.recorder.ask(
-            kind, "GET", "/protected", headers=headers, worker=worker, **what
-        )
-        return None if asked is None else Answer(asked[0])
+        await self.recorder.ask(kind, "GET", "/protected", headers=headers, **what)
 
     async def call_with_proof(self) -> None:
         """A guarded route with a bound token, now and then one proof twice."""
@@ -464,7 +459,7 @@ class Load:
     async def _once_or_twice(self, present: Callable[[str], Awaitable[None]]) -> None:
         workers = self.recorder.workers
         first = workers.choose()
-        if self._rng.random() < 0.1:
+        if self._rng.random() < self._twice:
             await asyncio.gather(present(first), present(workers.choose(other_than=first)))
         else:
             await present(first)
@@ -514,11 +509,7 @@ class Load:
         given = [await self._log_in(victim) for _ in range(2)]
         tokens = [answer.tokens for answer in given if answer and answer.tokens]
         for each in tokens:
-            if each in self._live:
-                self._live.remove(each)
-            if each in self._chains:
-                self._chains.remove(each)
-        for each in tokens:
+            self._forget(each)
             await self._call(each)
         identity, start, outcome = self.recorder.next_id(), time.monotonic(), Outcome.OK
         try:
@@ -572,17 +563,16 @@ class Load:
     # --- Limits -----------------------------------------------------------------------------------
 
     async def use_up(self, limit: int) -> None:
-        """A new client asks for more than its limit, everywhere at once, within one minute."""
-        machine = await self._register(self.machines[0].key, False, max_requests_per_minute=limit)
-        window = f"{machine.client_id}:127.0.0.1:{datetime.now(UTC):%Y%m%d%H%M}"
-        first = await self._log_in(machine, window)
+        """A new client asks for more than its limit, everywhere at once."""
+        machine = await self._register(self._key, False, max_requests_per_minute=limit)
+        first = await self._log_in(machine)
         tokens = first.tokens if first else None
 
         async def ask() -> None:
             if tokens is not None and self._rng.random() < 0.7:
-                await self._call(tokens, window)
+                await self._call(tokens)
             else:
-                await self._log_in(machine, window)
+                await self._log_in(machine)
 
         await asyncio.gather(*(ask() for _ in range(int(limit * LIMIT_EXTRA))))
 
@@ -602,10 +592,13 @@ class Load:
     def _bury(self, tokens: Tokens) -> None:
         """Use the tokens of a chain no more, but to see that they are dead."""
         for each in (*tokens.earlier, tokens):
-            for pool in (self._live, self._chains):
-                if each in pool:
-                    pool.remove(each)
+            self._forget(each)
             self._dead.append(each)
+
+    def _forget(self, tokens: Tokens) -> None:
+        for pool in (self._live, self._chains):
+            if tokens in pool:
+                pool.remove(tokens)
 
 
 def digest(refresh_token: str) -> str:
@@ -651,13 +644,14 @@ async def work(options: argparse.Namespace) -> None:
         # By itself aiohttp repeats a GET whose connection broke: a second operation of one name.
         session._retry_connection = False
         recorder = Recorder(session, workers, options.history, f"{options.name}-{options.seed}")
-        load = Load(recorder, OAuth2M2M(mongo[options.database]), rng, grace=options.grace)
+        operator = OAuth2M2M(mongo[options.database])
+        load = Load(recorder, operator, rng, options.grace, options.twice)
         await load.populate(options.machines, options.bound, options.victims)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_flush(recorder, stop, options.operations))
             for _ in range(options.parallel):
                 tasks.create_task(_be_busy(load, rng, stop, _mix(options.mix)))
-            if options.limit:
+            for _ in range(USED_UP_AT_ONCE if options.limit else 0):
                 tasks.create_task(_use_up(load, stop, options.limit))
         recorder.flush()
 
@@ -672,13 +666,11 @@ async def _be_busy(
 
 
 async def _use_up(load: Load, stop: asyncio.Event, limit: int) -> None:
-    """Again and again, but not across the end of a minute: a window is that of a minute."""
     while not stop.is_set():
-        left = 60 - time.time() % 60
-        if left < PATIENCE_SECONDS + 2:
-            await asyncio.sleep(0.2)
-        else:
+        try:
             await load.use_up(limit)
+        except TemporarilyUnavailable:  # nobody can be registered just now
+            await asyncio.sleep(DOWN_SECONDS)
 
 
 async def _flush(recorder: Recorder, stop: asyncio.Event, operations: int) -> None:
@@ -709,6 +701,7 @@ def arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bound", type=int, default=4, help="machines with bound tokens")
     parser.add_argument("--victims", type=int, default=30, help="machines to be disabled")
     parser.add_argument("--grace", type=float, default=0, help="REFRESH_GRACE_SECONDS")
+    parser.add_argument("--twice", type=float, default=0.1, help="how often twice at once, 0 to 1")
     parser.add_argument("--limit", type=int, default=0, help="use up budgets of this size as well")
     parser.add_argument("--mix", default="", help="weights of the kinds, a JSON object")
     return parser.parse_args(arguments)

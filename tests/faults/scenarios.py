@@ -5,9 +5,11 @@ Those of the database itself are in `scenarios_database`.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
+from tests.faults.history import Kind
 from tests.faults.links import Rule
 from tests.faults.stage import Scenario, Stage
 
@@ -58,10 +60,12 @@ def isolate_primary(stage: Stage) -> None:
         stage.cluster.isolate(primary)
         stage.cluster.successor(primary)
         stage.go_on_between(2, 4)
-        stage.cluster.heal()
         stage.stale.append((began, time.monotonic()))
+        stage.cluster.heal()
         stage.mark(f"{primary.name} back")
         stage.go_on_between(1, 2)
+        if ROLLBACK not in primary.output.read_text(errors="replace"):
+            stage.findings.append(f"nothing was rolled back on {primary.name}: nothing was proven")
 
 
 def kill_workers(stage: Stage) -> None:
@@ -77,16 +81,27 @@ def kill_workers(stage: Stage) -> None:
 
 def swallow_replies(stage: Stage) -> None:
     """The database does what it is asked, and its answers never arrive, for seconds at a time."""
-    for _ in range(3 * stage.rounds):
+    for _ in range(2 * stage.rounds):
         stage.go_on_between(1, 2)
         primary = stage.cluster.primary()
         stage.mark("replies swallowed")
         for worker in stage.workers:
             stage.cluster.links.set(worker.name, primary.name, Rule(swallow_replies=True))
-        stage.go_on_between(1, 2)
+        # Shorter and longer than a worker waits for an answer.
+        stage.go_on(stage.rng.choice([1, 2, 6]))
         stage.cluster.links.heal()
         stage.mark("replies arrive")
 
+
+#: What mongod's log says when it undoes what the others never had.
+ROLLBACK = '"newState":"ROLLBACK"'
+LIMIT = 40
+LIMITS = {"limit": LIMIT, "parallel": 4}
+OFTEN_TWICE = {
+    "twice": 0.5,
+    "mix": json.dumps({Kind.REFRESH: 50, Kind.TOKEN: 30, Kind.ASSERTION: 5, Kind.CALL: 15}),
+}
+GRACE = {"REFRESH_GRACE_SECONDS": 10}
 
 #: All that is here; a scenario's name is what `python -m tests.faults` takes.
 SCENARIOS = (
@@ -103,4 +118,10 @@ SCENARIOS = (
     Scenario("rollback-majority", isolate_primary, is_short=True),
     Scenario("worker-killed", kill_workers, workers=3, is_short=True),
     Scenario("replies-swallowed", swallow_replies, is_short=True),
+    Scenario("presented-twice", nothing, load=OFTEN_TWICE, is_short=True, is_fault=False),
+    Scenario("limits", nothing, load=LIMITS, is_short=True, is_fault=False),
+    Scenario("limits-primary-killed", kill_primary, load=LIMITS, is_short=True),
+    Scenario("presented-twice-with-grace", nothing, GRACE, load=OFTEN_TWICE, is_fault=False),
+    Scenario("replies-swallowed-with-grace", swallow_replies, GRACE),
+    Scenario("worker-killed-with-grace", kill_workers, GRACE, workers=3),
 )

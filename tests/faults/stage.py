@@ -33,6 +33,7 @@ LONGEST_SECONDS = 1800.0
 STOP_SECONDS = 40.0
 POLL_SECONDS = 0.1
 UNAVAILABLE = 503
+NEVER = float("inf")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Scenario:
         load: options of `python -m tests.faults.load`.
         is_short: belongs to the set that runs in CI.
         settle_seconds: how long the load goes on after the harm was healed.
-        recovers_within: the most seconds from a mark to the last answer that failed.
+        recovers_within: the most seconds from a mark until all is well, see `recovery_seconds`.
         known_errors: patterns of lines that workers may log as errors.
         expect: fields of the checker's `Expectations` that differ.
         is_fault: whether anything is harmed; else limits are exact.
@@ -182,7 +183,7 @@ class Result:
         operations, unknown, unavailable: how many there were, had no answer, were answered 503.
         violations: none is what is wanted.
         longest: seconds of the longest answer.
-        recovery: seconds from a mark to the end of the last operation that failed after it.
+        recovery: seconds, see `recovery_seconds`.
         folder: where history, logs and violations are, if they were kept.
     """
 
@@ -247,7 +248,7 @@ def perform(
     history = sorted(read_history([load.history]), key=lambda operation: operation.start)
     dump = cluster.dump(database)
     cluster.clean(database)
-    expected = _expectations(scenario, stage, fault)
+    expected = _expectations(scenario, stage, fault, dump)
     violations = [
         *(Violation("scenario", text) for text in stage.findings),
         *check(history, dump, expected),
@@ -274,17 +275,18 @@ def perform(
 
 
 def recovery_seconds(history: Sequence[Operation], marks: Sequence[float]) -> float:
-    """The longest time from a mark to the end of the last operation that failed after it.
+    """The longest time from a mark until all was well again.
 
-    An operation belongs to the last mark before its start; it failed if it was answered 503, or
-    not at all.
+    That is when the first tokens that were asked for after it arrived, or when the last operation
+    that failed had ended; it failed if it was answered 503, or not at all. An operation belongs to
+    the last mark before its start.
     """
     longest = 0.0
-    for operation in history:
-        failed = operation.outcome is Outcome.UNKNOWN or operation.status == UNAVAILABLE
-        before = [mark for mark in marks if mark <= operation.start]
-        if failed and before:
-            longest = max(longest, operation.end - before[-1])
+    for mark, until in zip(marks, [*marks[1:], NEVER], strict=True):
+        later = [o for o in history if mark <= o.start < until]
+        failed = [o.end for o in later if o.outcome is Outcome.UNKNOWN or o.status == UNAVAILABLE]
+        given = [o.end for o in later if o.jti]
+        longest = max(longest, *(end - mark for end in [*failed, *sorted(given)[:1]]), 0.0)
     return longest
 
 
@@ -307,13 +309,17 @@ def _harm(scenario: Scenario, stage: Stage) -> Span:
     return begin, time.monotonic()
 
 
-def _expectations(scenario: Scenario, stage: Stage, fault: Span) -> Expectations:
+def _expectations(scenario: Scenario, stage: Stage, fault: Span, dump: Dump) -> Expectations:
+    limits = {
+        client["client_id"]: client.get("max_requests_per_minute") for client in dump["clients"]
+    }
     known: dict[str, Any] = {
+        "limits": {client_id: limit for client_id, limit in limits.items() if limit},
+        "wall_offset": time.time() - time.monotonic(),
         "grace": float(scenario.config.get("REFRESH_GRACE_SECONDS", 0)),
         "linearizable": scenario.config.get("REVOCATION_READ_CONCERN") == "linearizable",
         "clocks": {f"w{place}": offset for place, offset in scenario.worker_clocks.items()},
         "stale_primary": stage.stale,
-        "wall_offset": time.time() - time.monotonic(),
         "recovery_seconds": scenario.settle_seconds / 2,
     }
     if scenario.is_fault:
