@@ -93,9 +93,9 @@ class ModelServer:
         seen: Document = {"outcome": Outcome.UNKNOWN}
         if fate not in {Fate.REQUEST_LOST, Fate.FAILED_BEFORE}:
             seen = self._answer(request)
-        if fate in {Fate.FAILED_BEFORE, Fate.FAILED_AFTER}:
+        if fate in {Fate.FAILED_BEFORE, Fate.FAILED_AFTER} and kind is not Kind.DISABLE:
             seen = _refused(Refusal(503, "temporarily_unavailable"))
-        if fate is Fate.ANSWER_LOST:
+        elif fate is not Fate.ANSWERED:
             seen = {"outcome": Outcome.UNKNOWN}
         return self.see(
             id=request.id,
@@ -108,6 +108,22 @@ class ModelServer:
             end=self.now + after,
             **seen,
         )
+
+    def refresh(self, tokens: Operation, **how: Any) -> Operation:
+        """Exchange the refresh token that was received."""
+        return self.do(Kind.REFRESH, tokens.client_id, tokens.refresh_digest, **how)
+
+    def call(self, tokens: Operation, **how: Any) -> Operation:
+        """Use the access token that was received."""
+        return self.do(Kind.CALL, tokens.client_id, tokens.jti, **how)
+
+    def revoke(self, tokens: Operation, **how: Any) -> Operation:
+        """Revoke that access token."""
+        return self.do(Kind.REVOKE_ACCESS, tokens.client_id, tokens.jti, **how)
+
+    def revoke_family(self, tokens: Operation, **how: Any) -> Operation:
+        """Revoke that refresh token, and all of its family."""
+        return self.do(Kind.REVOKE_REFRESH, tokens.client_id, tokens.refresh_digest, **how)
 
     def see(self, **fields: Any) -> Operation:
         """Write an operation into the history, true or not."""
