@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ def perform(
     history = sorted(read_history([load.history]), key=lambda operation: operation.start)
     dump = cluster.dump(database)
     cluster.clean(database)
-    expected = _expectations(scenario, stage, fault, dump)
+    expected = _expectations(scenario, stage, fault)
     violations = [
         *(Violation("scenario", text) for text in stage.findings),
         *check(history, dump, expected),
@@ -282,7 +283,7 @@ def recovery_seconds(history: Sequence[Operation], marks: Sequence[float]) -> fl
     the last mark before its start.
     """
     longest = 0.0
-    for mark, until in zip(marks, [*marks[1:], NEVER], strict=True):
+    for mark, until in pairwise([*marks, NEVER]):
         later = [o for o in history if mark <= o.start < until]
         failed = [o.end for o in later if o.outcome is Outcome.UNKNOWN or o.status == UNAVAILABLE]
         given = [o.end for o in later if o.jti]
@@ -310,11 +311,7 @@ def _harm(scenario: Scenario, stage: Stage) -> Span:
 
 
 def _expectations(scenario: Scenario, stage: Stage, fault: Span, dump: Dump) -> Expectations:
-    limits = {
-        client["client_id"]: client.get("max_requests_per_minute") for client in dump["clients"]
-    }
     known: dict[str, Any] = {
-        "limits": {client_id: limit for client_id, limit in limits.items() if limit},
         "wall_offset": time.time() - time.monotonic(),
         "grace": float(scenario.config.get("REFRESH_GRACE_SECONDS", 0)),
         "linearizable": scenario.config.get("REVOCATION_READ_CONCERN") == "linearizable",
