@@ -310,7 +310,7 @@ def _harm(scenario: Scenario, stage: Stage) -> Span:
     return begin, time.monotonic()
 
 
-def _expectations(scenario: Scenario, stage: Stage, fault: Span, dump: Dump) -> Expectations:
+def _expectations(scenario: Scenario, stage: Stage, fault: Span) -> Expectations:
     known: dict[str, Any] = {
         "wall_offset": time.time() - time.monotonic(),
         "grace": float(scenario.config.get("REFRESH_GRACE_SECONDS", 0)),
