@@ -22,6 +22,7 @@ from example.mongodb import HOST
 from tests.faults.processes import fake_clock, free_port
 
 ROOT = Path(__file__).parents[2]
+APP = "example.main:app"
 #: Below the range from which Linux takes ports for outgoing connections, and beside those of the
 #: cluster: while a worker is dead, nobody else gets its port.
 PORTS = range(12_000, 20_000)
@@ -55,7 +56,7 @@ class Registry(Protocol):
 
 
 class Worker:
-    """One `uvicorn example.main:app`.
+    """One `uvicorn example.main:app`, or another app.
 
     Args:
         name: such as `w0`.
@@ -63,6 +64,7 @@ class Worker:
         folder: where its log goes.
         registry: who needs to know its processes.
         clock_offset: seconds that its wall clock is ahead; its monotonic clock is not touched.
+        app: what uvicorn serves.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Worker:
         folder: Path,
         registry: Registry | None = None,
         clock_offset: float = 0,
+        app: str = APP,
     ) -> None:
         self.name = name
+        self.app = app
         self.port = free_port(PORTS)
         self.log = folder / f"{name}.log"
         self.clock_offset = clock_offset
@@ -101,7 +105,7 @@ class Worker:
         with self.log.open("ab") as stream:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "uvicorn", "example.main:app"),
+                    *(sys.executable, "-m", "uvicorn", self.app),
                     *("--host", HOST, "--port", str(self.port), "--no-access-log"),
                     *("--log-config", self._logging, "--timeout-keep-alive", "300"),
                     *("--backlog", "4096"),
@@ -191,6 +195,7 @@ def running_workers(
     registry: Registry | None = None,
     clock_offsets: Mapping[int, float] | None = None,
     environment: Mapping[str, str] | None = None,
+    app: str = APP,
 ) -> Iterator[list[Worker]]:
     """Start workers `w0`, `w1`... on a database, and end them whatever happens.
 
@@ -202,12 +207,13 @@ def running_workers(
         registry: who needs to know their processes.
         clock_offsets: seconds that the wall clocks of some are ahead, by number.
         environment: more variables for them.
+        app: what they serve.
     """
     variables = {"MONGODB_URL": mongo_url, "MONGODB_DB": database, "ENVIRONMENT": "development"}
     variables |= environment or {}
     offsets = clock_offsets or {}
     workers = [
-        Worker(f"w{place}", variables, folder, registry, offsets.get(place, 0))
+        Worker(f"w{place}", variables, folder, registry, offsets.get(place, 0), app)
         for place in range(number)
     ]
     try:
