@@ -9,8 +9,10 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
 #: A request id from outside is kept only when it cannot disturb a log line.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_USER_AGENT_LENGTH = 200
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+_LONGEST_REQUEST_ID = 64
+_LONGEST_USER_AGENT = 200
+_MOST_REMEMBERED = 4096
 _UNKNOWN_ADDRESS = "unknown"
 
 
@@ -38,7 +40,7 @@ class Caller:
     def request_id(self) -> str:
         """The caller's `X-Request-ID` when it is harmless, else a random one."""
         given = self._headers.get("x-request-id", "")
-        if _REQUEST_ID.fullmatch(given):
+        if len(given) <= _LONGEST_REQUEST_ID and _REQUEST_ID.fullmatch(given):
             return given
         self._made_id = self._made_id or secrets.token_hex(16)
         return self._made_id
@@ -49,7 +51,7 @@ class Caller:
         return _printable(self._headers.get("user-agent"))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_MOST_REMEMBERED)
 def addresses(host: str | None) -> tuple[str, str]:
     """The canonical spelling of an address, and the network that its limits are counted on.
 
@@ -72,5 +74,5 @@ def addresses(host: str | None) -> tuple[str, str]:
 def _printable(user_agent: str | None) -> str | None:
     if user_agent is None:
         return None
-    user_agent = user_agent[:_USER_AGENT_LENGTH]
+    user_agent = user_agent[:_LONGEST_USER_AGENT]
     return user_agent if user_agent.isprintable() else "".join(filter(str.isprintable, user_agent))

@@ -25,6 +25,7 @@ from _oauth2_m2m.storage import as_utc
 MOST_SECRETS = 20
 MOST_SCOPES = 200
 MOST_AUDIENCES = 50
+MOST_NETWORKS = 100
 #: So that a token for several of them is still one that can be read.
 _LONGEST_AUDIENCE = 512
 _MOST_REMEMBERED_KEY_SETS = 1000
@@ -212,8 +213,11 @@ def _scopes(document: Mapping[str, Any]) -> Scope:
 
 
 def _networks(document: Mapping[str, Any]) -> tuple[IPv4Network | IPv6Network, ...]:
+    networks = _texts(document, "allowed_networks") or []
+    if len(networks) > MOST_NETWORKS:
+        raise ValueError(f"allowed_networks must be a list of at most {MOST_NETWORKS}")
     try:
-        return tuple(map(ip_network, _texts(document, "allowed_networks") or ()))
+        return tuple(map(ip_network, networks))
     except ValueError:
         raise ValueError("allowed_networks must be networks such as 10.0.0.0/8") from None
 
