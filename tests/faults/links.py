@@ -139,7 +139,7 @@ class Links:
         async def heal() -> None:
             self._rules.clear()
             for connection in list(self._connections):
-                if connection.is_stuck:
+                if connection.rule.stalled:
                     connection.reset()
                 else:
                     connection.apply(PASS)
@@ -299,11 +299,6 @@ class _Connection:
         self.far = _End(self)
         self.far.other = self.near
         self.opening: asyncio.Task[None] | None = None
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether it cannot go on as if nothing had happened."""
-        return self.rule.stalled or self.lost_bytes
 
     def made(self, end: _End) -> None:
         """Called by each end once it is there."""
