@@ -12,7 +12,7 @@ pipenv := VIRTUAL_ENV="$(CURDIR)/.venv" PIPENV_PIPFILE="$(CURDIR)/Pipfile" PIPEN
 	.venv/bin/pipenv
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format lock bench clean
+.PHONY: help serve test faults check format lock bench clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -22,6 +22,10 @@ serve: $(INSTALLED) ## Start MongoDB, two demo clients and the example on port 8
 
 test: $(INSTALLED) $(NODE_PACKAGES) ## Run the whole test suite against a real MongoDB
 	.venv/bin/python -m pytest
+
+faults: $(INSTALLED) ## Harm the service and its database in every way, for hours (SEEDS, OPERATIONS, ONLY)
+	@.venv/bin/python -m tests.faults $(ONLY) --seeds $(or $(SEEDS),3) --rounds $(or $(ROUNDS),5) \
+		--operations $(or $(OPERATIONS),100000)
 
 check: $(INSTALLED) ## Check format, lint and types
 	.venv/bin/ruff format --check

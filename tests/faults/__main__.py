@@ -37,7 +37,11 @@ def main() -> int:
     results = []
     for result in _results(chosen, options, folder):
         results.append(result)
-        print(f"{result.name} {result.seed}: {row([result])}", file=sys.stderr, flush=True)
+        print(
+            f"{row([result])} seed {result.seed}, {result.seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
         for violation in result.violations[:10]:
             print(f"    {violation.rule}: {violation.text}", file=sys.stderr, flush=True)
     table = "\n".join([HEAD, *(row(list(those)) for _, those in groupby(results, _name))])
