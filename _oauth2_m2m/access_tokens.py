@@ -261,8 +261,11 @@ def _read(
     #     Keys that the header brings along (jku, jwk, x5u, x5c) are never looked at.
     if token.header.get("typ") != TOKEN_TYPE:
         raise ValueError("not an access token: typ is not at+jwt")
+    #     One that names none cannot mean a key that is new, so nobody waits for that.
     kid = token.header.get("kid")
-    key = keys.get(kid) if isinstance(kid, str) else None
+    if not isinstance(kid, str):
+        raise ValueError("kid is missing or of the wrong type")
+    key = keys.get(kid)
     if key is None:
         raise UnknownKey(detail="signed by an unknown key")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from pymongo.database import Database
 from tests.clocks import Clock, hasten
 from tests.conformance.conftest import Start
 from tests.machine import Machine, Tokens, claims_of, new_machine, type_client
+from tests.proofs import b64
 from tests.server import Server, configure, running
 
 #: Not ASCII, so that a key that is anything but the text's UTF-8 bytes is found out.
@@ -37,6 +39,11 @@ def decoded(token: str, key: str, *, issuer: str, audience: str) -> dict[str, An
         options={"require": ["exp", "iat", "iss", "aud", "sub", "jti"], "strict_aud": True},
     )
     return claims
+
+
+def b64_json(members: dict[str, Any]) -> str:
+    """A part of a token."""
+    return b64(json.dumps(members).encode())
 
 
 def verifies(token: str, key: str) -> bool:
@@ -292,6 +299,25 @@ async def test_made_up_keys_have_the_settings_read_once_a_second(
             assert {answer.status_code for answer in answers} == {401}
             assert reads.number == rounds
         assert time.monotonic() - began > 2  # whoever came within the second has waited for it
+
+
+async def test_a_token_that_names_no_key_has_nothing_read(
+    mongo_url: str, database: Database[Any]
+) -> None:
+    """It cannot mean a key that is new, so it is refused without a look at the config."""
+    reads = Reads()
+    configure(database, SECRET_KEY=KEY)
+    async with (
+        AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[reads]) as client,
+        running(client[database.name]) as server,
+    ):
+        machine = await new_machine(server)
+        claims = claims_of((await machine.get_token()).access)
+        reads.number = 0
+        for header in ({}, {"kid": None}, {"kid": 1}, {"kid": ["x"]}):
+            message = f"{b64_json({'typ': 'at+jwt', 'alg': 'HS256', **header})}.{b64_json(claims)}"
+            assert (await machine.call(f"{message}.{'x' * 43}")).status_code == 401
+        assert reads.number == 0
 
 
 async def test_the_largest_client_there_may_be_gets_tokens_that_are_good(
