@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from tests.faults.history import Kind
 from tests.faults.links import Rule
+from tests.faults.scenarios_database import DATABASE_SCENARIOS
 from tests.faults.stage import Scenario, Stage
 
 
@@ -124,4 +125,5 @@ SCENARIOS = (
     Scenario("presented-twice-with-grace", nothing, GRACE, load=OFTEN_TWICE, is_fault=False),
     Scenario("replies-swallowed-with-grace", swallow_replies, GRACE),
     Scenario("worker-killed-with-grace", kill_workers, GRACE, workers=3),
+    *DATABASE_SCENARIOS,
 )
