@@ -128,9 +128,9 @@ class Client:
 
 
 async def duplicate(client: Client) -> None:
-    """A refresh token is presented to all workers at once."""
+    """A refresh token is presented to all workers at once, and to each more than once."""
     tokens = await client.log_in()
-    await asyncio.gather(*(client.refresh(tokens, name) for name in client.names))
+    await asyncio.gather(*(client.refresh(tokens, name) for name in client.names * 3))
 
 
 async def revocation(client: Client) -> None:
@@ -175,9 +175,9 @@ async def test_the_example_app_is_green(
 async def test_a_claim_in_two_steps_is_found_out(
     services: dict[str, Service], tmp_path: Path
 ) -> None:
-    """Find-then-delete redeems a refresh token twice, and R1 is red for it."""
+    """Find-then-delete redeems a refresh token more than once, and R1 is red for it."""
     found = await violations(services[BROKEN], duplicate, tmp_path)
-    assert "R1" in {v.rule for v in found if "redeemed 2 times" in v.text}
+    assert "R1" in {v.rule for v in found if v.text.startswith("refresh token redeemed")}
 
 
 async def test_a_remembered_revocation_is_found_out(
