@@ -316,7 +316,7 @@ async def test_a_token_that_names_no_key_has_nothing_read(
         reads.number = 0
         for header in ({}, {"kid": None}, {"kid": 1}, {"kid": ["x"]}):
             message = f"{b64_json({'typ': 'at+jwt', 'alg': 'HS256', **header})}.{b64_json(claims)}"
-            assert (await machine.call(f"{message}.{'x' * 43}")).status_code == 401
+            assert (await machine.call(f"{message}.{'A' * 43}")).status_code == 401
         assert reads.number == 0
 
 
