@@ -5,11 +5,18 @@ Those of the database itself are in `scenarios_database`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from tests.faults.history import Kind
+from pymongo import AsyncMongoClient
+
+from oauth2_m2m import OAuth2M2M
+from tests.faults.crowds import come_together, dawdle, send_too_much
+from tests.faults.history import Kind, Outcome, read_history
 from tests.faults.links import Rule
 from tests.faults.scenarios_database import DATABASE_SCENARIOS
 from tests.faults.stage import Scenario, Stage
@@ -94,8 +101,102 @@ def swallow_replies(stage: Stage) -> None:
         stage.mark("replies arrive")
 
 
+def stop_workers(stage: Stage) -> None:
+    """A worker is told to stop while its requests wait for a slow database; then the next one."""
+    stage.cluster.links.set("*", "*", Rule(delay_ms=60))
+    for worker in stage.workers * stage.rounds:
+        stage.go_on_between(2, 4)
+        told = time.monotonic()
+        worker.terminate()
+        stage.mark(f"{worker.name} stopped")
+        if STOPPED not in worker.log.read_text():
+            stage.findings.append(f"{worker.name} did not stop in good order")
+        worker.start()
+        worker.wait_until_ready()
+        stage.findings += [
+            f"{operation.id} was not finished when {worker.name} stopped"
+            for operation in read_history([stage.load.history])
+            if operation.worker == worker.name
+            and operation.outcome is Outcome.UNKNOWN
+            and operation.start < told - ARRIVED_SECONDS
+        ]
+
+
+def come_in_crowds(stage: Stage) -> None:
+    """Two thousand connections at once, and two hundred that send a byte now and then."""
+
+    async def crowds(ports: Sequence[int]) -> tuple[Counter[int], Counter[int]]:
+        return await asyncio.gather(come_together(ports, 2000), dawdle(ports, 200, 14))
+
+    ports = [worker.port for worker in stage.workers]
+    for _ in range(stage.rounds):
+        stage.go_on_between(1, 2)
+        quick, slow = asyncio.run(crowds(ports))
+        if set(quick) - {401, 503}:
+            stage.findings.append(f"the crowd was answered {dict(quick)}")
+        if set(slow) - {0, 408, 400}:
+            stage.findings.append(f"the dawdlers were answered {dict(slow)}")
+
+
+def send_floods(stage: Stage) -> None:
+    """Bodies of megabytes, many at a time."""
+    ports = [worker.port for worker in stage.workers]
+    for _ in range(10 * stage.rounds):
+        answers = asyncio.run(send_too_much(ports, 50))
+        # Whoever goes on sending is cut off, and may not see the answer.
+        if set(answers) - {0, 413}:
+            stage.findings.append(f"too much was answered {dict(answers)}")
+        stage.go_on(0.5)
+
+
+def rotate_keys(stage: Stage) -> None:
+    """An operator has new keys sign, again and again."""
+
+    async def rotate() -> None:
+        async with AsyncMongoClient[dict[str, Any]](stage.cluster.url) as mongo:
+            await OAuth2M2M(mongo[stage.database]).keys.rotate()
+
+    for _ in range(4 * stage.rounds):
+        stage.go_on_between(1, 3)
+        asyncio.run(rotate())
+        stage.mark("rotated")
+
+
+def edit_config(stage: Stage) -> None:
+    """An operator types nonsense into the config, and after a while something good."""
+    with stage.cluster.client() as client:
+        database = client[stage.database]
+        config, audit = database["config"], database["audit_logs"]
+        for nonsense in NONSENSE[: stage.rounds]:
+            good = config.find_one({}) or {}
+            config.replace_one({}, {**good, **nonsense})
+            stage.mark(f"config says {nonsense}")
+            stage.go_on(SETTINGS_SECONDS)
+            refused = {"event_type": "config_changed", "reason": {"$regex": "refused"}}
+            if not audit.count_documents(refused):
+                stage.findings.append(f"{nonsense} was not audited")
+            config.replace_one({}, {**good, "ACCESS_TOKEN_EXPIRE_MINUTES": 20})
+            stage.go_on(SETTINGS_SECONDS)
+            changed = {"event_type": "config_changed", "reason": {"$regex": "ACCESS_TOKEN"}}
+            if not audit.count_documents(changed):
+                stage.findings.append("a good change was not audited")
+
+
 #: What mongod's log says when it undoes what the others never had.
 ROLLBACK = '"newState":"ROLLBACK"'
+#: What uvicorn's log says at the end of a worker that stopped in good order.
+STOPPED = "Application shutdown complete"
+#: A request that was sent so long ago has arrived.
+ARRIVED_SECONDS = 0.5
+#: A change of the config is seen by running workers within that time, and a little more.
+SETTINGS_SECONDS = 33.0
+NONSENSE: Sequence[Mapping[str, Any]] = (
+    {"ALGORITHM": "none"},
+    {"ACCESS_TOKEN_EXPIRE_MINUTES": -1},
+    {"SECRET_KEY": 7},
+    {"MAX_REQUESTS_PER_MINUTE": "many"},
+    {"ISSUER": ""},
+)
 LIMIT = 40
 LIMITS = {"limit": LIMIT, "parallel": 4}
 OFTEN_TWICE = {
@@ -125,5 +226,27 @@ SCENARIOS = (
     Scenario("presented-twice-with-grace", nothing, GRACE, load=OFTEN_TWICE, is_fault=False),
     Scenario("replies-swallowed-with-grace", swallow_replies, GRACE),
     Scenario("worker-killed-with-grace", kill_workers, GRACE, workers=3),
+    Scenario("worker-stopped", stop_workers),
+    Scenario("crowds", come_in_crowds, is_fault=False),
+    Scenario("oversized-bodies", send_floods, is_fault=False),
+    Scenario(
+        "worker-clocks",
+        nothing,
+        workers=3,
+        worker_clocks={1: 300, 2: -300},
+        # Proofs and assertions name the moment that they were made at, which must not be far off.
+        load={"bound": 0},
+        expect={"refusable": (Kind.ASSERTION,)},
+    ),
+    Scenario(
+        "worker-clocks-20s",
+        nothing,
+        workers=3,
+        worker_clocks={1: 20, 2: -20},
+        load={"twice": 0.3},
+        is_fault=False,
+    ),
+    Scenario("keys-rotated", rotate_keys, {"ALGORITHM": "ES256"}),
+    Scenario("config-edited", edit_config, known_errors=("the changed config is refused",)),
     *DATABASE_SCENARIOS,
 )

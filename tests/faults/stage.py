@@ -24,6 +24,7 @@ from bson import json_util
 
 from tests.faults.checker import Expectations, Span, Violation, check
 from tests.faults.cluster import Cluster
+from tests.faults.crowds import allow_many_files
 from tests.faults.history import Dump, Operation, Outcome, read_history
 from tests.faults.workers import ROOT, Worker, running_workers
 
@@ -231,6 +232,7 @@ def perform(
     folder.mkdir(parents=True)
     database = f"faults_{secrets.token_hex(6)}"
     began = time.monotonic()
+    allow_many_files()
     _configure(cluster, database, scenario.config)
     with ExitStack() as stack:
         workers = stack.enter_context(
