@@ -13,6 +13,8 @@ from bson import json_util
 from pymongo.database import Database
 
 ROOT = Path(__file__).parents[1]
+#: How papers name a test below `tests/`: its file and its own name.
+TEST = r"(\w+/test_\w+\.py)::(test_\w+)"
 
 
 def paper(name: str) -> str:
@@ -49,6 +51,13 @@ def table(text: str, first_column: str) -> list[list[str]]:
 def codes(text: str) -> list[str]:
     """What stands between backticks."""
     return re.findall(r"`([^`]+)`", text)
+
+
+def is_there(file: str, test: str) -> bool:
+    """Whether a test that a paper names exists."""
+    path = ROOT / "tests" / file
+    source = path.read_text(encoding="utf-8") if path.exists() else ""
+    return re.search(rf"^(async )?def {test}\(", source, re.MULTILINE) is not None
 
 
 def anchors(text: str) -> set[str]:

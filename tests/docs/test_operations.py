@@ -17,7 +17,7 @@ from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.storage import Storage
 from oauth2_m2m import ConfigurationError, OAuth2M2M
 from tests.machine import Machine, Tokens, new_machine
-from tests.papers import ROOT, blocks, codes, mongosh, paper, section, table
+from tests.papers import ROOT, TEST, blocks, codes, is_there, mongosh, paper, section, table
 from tests.server import configure, running
 
 OPERATIONS = paper("docs/operations.md")
@@ -46,6 +46,33 @@ def test_every_bound_is_in_the_table() -> None:
     pattern = r"^(_?(?:LARGEST|LONGEST|MOST|DEEPEST)_\w+|\w+_SECONDS)\b.* = "
     # The same bound in another unit.
     assert set(re.findall(pattern, SOURCES, re.M)) - named == {"_LONGEST_LIFETIME_MINUTES"}
+
+
+#: What only says how often or how long something is tried, and refuses nothing.
+PACES = {
+    "storage.INDEX_SECONDS",
+    "issuer_calls.MOST_CONNECTIONS",
+    "issuer_calls._IDLE_SECONDS",
+    "remote_judge.LONGEST_START_SECONDS",
+    "remote_documents.MOST_WAITING",
+}
+
+
+@pytest.mark.parametrize("row", BOUNDS, ids=lambda row: codes(row[3])[0])
+def test_a_bound_has_a_test_at_its_edge(row: list[str]) -> None:
+    """Each row names the test that tries it, and that test is there."""
+    if codes(row[3])[0] in PACES:
+        assert row[4] == "a pace, not tried"
+        return
+    assert re.fullmatch(TEST, codes(row[4])[0])
+    assert is_there(*codes(row[4])[0].split("::"))
+
+
+def test_what_others_bound_names_tests_that_are_there() -> None:
+    """The table below, of what is not ours to bound, was tried as well."""
+    named = re.findall(TEST, section(OPERATIONS, "Every bound").partition("What others bound")[2])
+    assert len(named) == 2
+    assert all(is_there(*name) for name in named)
 
 
 def test_every_event_is_explained_and_has_a_query() -> None:

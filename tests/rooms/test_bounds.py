@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pymongo.database import Database
 
-from _oauth2_m2m.access_tokens import TokenReader
-from _oauth2_m2m.audit import AuditLog, refusal_document
+from _oauth2_m2m import credentials, remote_documents
+from _oauth2_m2m.access_tokens import AccessToken, TokenReader
+from _oauth2_m2m.audit import AuditLog, Event, _document
 from _oauth2_m2m.callers import Caller, addresses
 from _oauth2_m2m.client_authentication import ClientAuthentication, Presented
 from _oauth2_m2m.client_documents import _keys_of, client_from
@@ -22,10 +26,12 @@ from _oauth2_m2m.credentials import SecretChecker
 from _oauth2_m2m.dpop import Proof
 from _oauth2_m2m.errors import ConfigurationError, OAuth2Error, TemporarilyUnavailable
 from _oauth2_m2m.forms import Form, parse_form, parse_json
+from _oauth2_m2m.issuer_calls import IssuerCalls
 from _oauth2_m2m.key_sets import public_keys_from
 from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.proofs import Proofs
-from _oauth2_m2m.remote_documents import place_of
+from _oauth2_m2m.refresh_tokens import RefreshTokens
+from _oauth2_m2m.remote_documents import Place, fetch_json, place_of
 from _oauth2_m2m.remote_introspection import RemoteIntrospection
 from _oauth2_m2m.remote_judge import UsedProofs
 from _oauth2_m2m.resources import requested_resources
@@ -126,9 +132,9 @@ def test_what_is_recorded_is_cut_at_its_bound() -> None:
     assert long.user_agent == longer.user_agent == "x" * 200
     assert long.request_id == "x" * 64
     assert len(longer.request_id) == 32
-    for length, stored in ((128, 128), (129, 128)):
-        record = refusal_document(NOW, long, "y" * length, 60)
-        assert record["client_id"] == "y" * stored
+    for n in (0, 1):
+        record = _document(Event.LOGIN_FAILURE, NOW, long, "y" * (128 + n), "z" * (300 + n), None)
+        assert (record["client_id"], record["reason"]) == ("y" * 128, "z" * 300)
 
 
 def test_a_service_remembers_so_many_proofs_and_refuses_others() -> None:
@@ -201,3 +207,77 @@ def _clients(storage: Storage) -> Clients:
 def test_a_cache_holds_what_the_table_says(constant: str, cached: Any) -> None:
     """The oldest entry goes from what a function remembers of its answers."""
     assert cached.cache_info().maxsize == bound_of(constant)
+
+
+async def test_a_refresh_token_has_a_bound(storage: Storage, database: Database[Any]) -> None:
+    """One of the older shape, typed by anybody, is looked for up to 4,096 characters."""
+    tokens = RefreshTokens(storage)
+    for length in (4096, 4097):
+        document = {"client_id": "billing", "expires_at": NOW + SECOND}
+        database["tokens"].insert_one({**document, "refresh_token": "x" * length})
+    assert await tokens.find("x" * 4096) is not None
+    assert await tokens.find("x" * 4097) is None
+
+
+async def test_so_many_slow_hashes_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two, whoever guesses how much: the processors have other work."""
+    running: list[int] = []
+    most = 0
+
+    def slow(secret: bytes, salt: bytes) -> bytes:
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        time.sleep(0.05)
+        running.pop()
+        return b"x" * 32
+
+    monkeypatch.setattr(credentials, "_scrypt", slow)
+    checker = SecretChecker()
+    await asyncio.gather(*(checker.match("typed", [], f"192.0.2.{n}") for n in range(8)))
+    assert most == bound_of("credentials._SLOW_HASHES_AT_ONCE")
+
+
+async def test_so_many_introspections_are_under_way_at_once() -> None:
+    """One more token is refused at once, and the others have their answers."""
+    may_answer = asyncio.Event()
+
+    class Issuer(IssuerCalls):
+        async def post(self, *_: Any) -> Any:
+            await may_answer.wait()
+            return {"active": True}
+
+    asking = RemoteIntrospection(
+        IntrospectionCredentials(client_id="x", client_secret="y"), _no_endpoint
+    )
+    token = AccessToken(
+        client_id="x", scopes=frozenset(), roles=(), jti="x", issued_at=NOW,
+        expires_at=NOW + SECOND, claims={},
+    )  # fmt: skip
+    most = bound_of("remote_introspection.MOST_CALLS_AT_ONCE")
+    async with Issuer() as issuer:
+        asked = [
+            asyncio.ensure_future(asking.is_active(issuer, str(number), token, NOW))
+            for number in range(most)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(TemporarilyUnavailable):
+            await asking.is_active(issuer, "one more", token, NOW)
+        may_answer.set()
+        assert await asyncio.gather(*asked) == [True] * most
+
+
+async def test_so_many_addresses_of_a_host_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with thousands of addresses does not have us knock at all of them."""
+    tried: list[Sequence[str]] = []
+
+    async def read(place: Place, addresses: Sequence[str]) -> bytes:
+        tried.append(addresses)
+        return b"{}"
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return [f"8.8.8.{n}" for n in range(100)]
+
+    monkeypatch.setattr(remote_documents, "_read", read)
+    await fetch_json("https://keys.example/", resolve=resolve)
+    assert [len(addresses) for addresses in tried] == [16]
