@@ -19,8 +19,8 @@ from _oauth2_m2m.storage import Document, Storage
 
 _LONGEST_CLIENT_ID = 128
 _LONGEST_REASON = 300
-#: The beginning of a secret or token that was made here, however it goes on.
-_PASTED = re.compile(r"(m2m[a-z]_)[0-9A-Za-z]{8,}", re.ASCII)
+#: The beginning of a secret or token that was made here, or of anybody's JWT, however it goes on.
+_PASTED = re.compile(r"(m2m[a-z]_)[0-9A-Za-z]{8,}|(eyJ)[\w-]{8,}\.[\w.-]*", re.ASCII)
 
 
 class Event(StrEnum):
@@ -132,5 +132,5 @@ def _document(
 
 
 def _masked(text: str) -> str:
-    """The text without secrets of ours: people do paste theirs into the wrong field."""
-    return _PASTED.sub(r"\1...", text)
+    """The text without secrets: people do paste theirs into the wrong field."""
+    return _PASTED.sub(r"\1\2...", text)

@@ -75,8 +75,10 @@ async def test_the_operators_own_calls_come_from_nowhere(
         ("$where", "$where"),
         (make_client_secret(), "m2ms_..."),
         (make_refresh_token(), "m2mr_..."),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0." + "s" * 43, "eyJ..."),
+        ("eyJolly.example", "eyJolly.example"),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 async def test_a_presented_id_is_bounded_and_no_secret(
     audit: AuditLog, database: Database[Any], presented: str | None, stored: str | None
