@@ -281,6 +281,8 @@ def _issuer(value: Any) -> str:
     url = urlsplit(_text(value))
     if url.scheme not in {"http", "https"} or not url.netloc or url.query or url.fragment:
         raise ValueError("must be an http(s) URL without query and fragment (RFC 8414 section 2)")
+    if "@" in url.netloc:  # it is published, and stands in every token
+        raise ValueError("must not hold a user or a password")
     return str(value)
 
 

@@ -120,6 +120,7 @@ MISTAKES: dict[str, list[Any]] = {
     "SECRET_KEY": [None, "", 7, b"k" * 32, ["k" * 32]],
     "ALGORITHM": ["none", "hs256", "HS512", "", 7, ["HS256"]],
     "ISSUER": [
+        "https://user:password@auth.example.com",
         *["", "auth.example.com", "ftp://example.com", 7, "https://", "https://a?b=c"],
         *["https://a#b", "https://[", "https://[::1"],
     ],
