@@ -696,7 +696,7 @@ def arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0, help="0: until SIGTERM")
     parser.add_argument("--operations", type=int, default=0, help="0: without bound")
-    parser.add_argument("--parallel", type=int, default=32, help="machines at work at a time")
+    parser.add_argument("--parallel", type=int, default=80, help="machines at work at a time")
     parser.add_argument("--machines", type=int, default=16)
     parser.add_argument("--bound", type=int, default=4, help="machines with bound tokens")
     parser.add_argument("--victims", type=int, default=30, help="machines to be disabled")
