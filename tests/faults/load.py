@@ -139,6 +139,7 @@ class Recorder:
     ) -> None:
         self.workers = workers
         self.count = 0
+        self._asked = 0
         self._session = session
         self._path = path
         self._count_path = Path(f"{path}.count")
@@ -181,11 +182,12 @@ class Recorder:
 
     def next_id(self) -> str:
         """An id that no other operation has."""
-        self.count += 1
-        return f"{self._prefix}-{self.count}"
+        self._asked += 1
+        return f"{self._prefix}-{self._asked}"
 
     def add(self, operation: Operation) -> None:
         """Write an operation down, soon."""
+        self.count += 1
         self._pending.append(operation)
 
     def flush(self) -> None:
@@ -243,7 +245,6 @@ class Load:
         self.recorder = recorder
         self.machines: list[Machine] = []
         self.bound: list[Machine] = []
-        self.victims: list[Machine] = []
         self._operator = operator
         self._rng = rng
         self._grace = grace
@@ -265,12 +266,11 @@ class Load:
             Kind.DISABLE: self.disable,
         }
 
-    async def populate(self, machines: int, bound: int, victims: int) -> None:
+    async def populate(self, machines: int, bound: int) -> None:
         """Register clients, and give each its key."""
-        wanted = [*[False] * (machines + victims), *[True] * bound]
+        wanted = [*[False] * machines, *[True] * bound]
         made = await asyncio.gather(*(self._register(self._key, each) for each in wanted))
-        self.machines, self.victims = made[:machines], made[machines : machines + victims]
-        self.bound = made[machines + victims :]
+        self.machines, self.bound = made[:machines], made[machines:]
 
     async def _register(self, key: ClientKey, is_bound: bool, **options: Any) -> Machine:
         registered = await self._operator.clients.register(
@@ -503,9 +503,10 @@ class Load:
 
     async def disable(self) -> None:
         """An operator stops a client that was at work; afterwards it tries on."""
-        if not self.victims:
+        try:
+            victim = await self._register(self._key, False)
+        except TemporarilyUnavailable:  # there is nobody to be stopped just now
             return
-        victim = self.victims.pop()
         given = [await self._log_in(victim) for _ in range(2)]
         tokens = [answer.tokens for answer in given if answer and answer.tokens]
         for each in tokens:
@@ -646,7 +647,7 @@ async def work(options: argparse.Namespace) -> None:
         recorder = Recorder(session, workers, options.history, f"{options.name}-{options.seed}")
         operator = OAuth2M2M(mongo[options.database])
         load = Load(recorder, operator, rng, options.grace, options.twice)
-        await load.populate(options.machines, options.bound, options.victims)
+        await load.populate(options.machines, options.bound)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_flush(recorder, stop, options.operations))
             for _ in range(options.parallel):
@@ -697,9 +698,8 @@ def arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0, help="0: until SIGTERM")
     parser.add_argument("--operations", type=int, default=0, help="0: without bound")
     parser.add_argument("--parallel", type=int, default=80, help="machines at work at a time")
-    parser.add_argument("--machines", type=int, default=16)
+    parser.add_argument("--machines", type=int, default=10)
     parser.add_argument("--bound", type=int, default=4, help="machines with bound tokens")
-    parser.add_argument("--victims", type=int, default=30, help="machines to be disabled")
     parser.add_argument("--grace", type=float, default=0, help="REFRESH_GRACE_SECONDS")
     parser.add_argument("--twice", type=float, default=0.1, help="how often twice at once, 0 to 1")
     parser.add_argument("--limit", type=int, default=0, help="use up budgets of this size as well")
