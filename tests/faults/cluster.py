@@ -251,6 +251,10 @@ class Cluster:
             while file.write(bytes(64 * 1024)):
                 pass
 
+    def has_felt_its_disk(self, member: Member) -> bool:
+        """Whether it wrote into its log that there was no room."""
+        return "No space left on device" in member.output.read_text(errors="replace")
+
     def free_disk(self, member: Member) -> None:
         """Give back what `fill_disk` took. A member that has ended is to be started again."""
         (member.data / FILLING).unlink(missing_ok=True)
@@ -335,7 +339,7 @@ def running_cluster(
             folder = Path(tempfile.mkdtemp(prefix="oauth2-m2m-faults-", dir=_fast_directory()))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         links = stack.enter_context(Links())
-        command = _command(find_mongod(folder))
+        command = _command(find_mongod(folder), has_small_disk=disk_mb is not None)
         all_members = []
         for number in range(members):
             member = Member(f"db{number}", folder, command, links)
@@ -351,13 +355,16 @@ def running_cluster(
         yield cluster
 
 
-def _command(mongod: Path) -> list[str]:
+def _command(mongod: Path, has_small_disk: bool) -> list[str]:
     """Small, and as durable as in production."""
     command = [str(mongod), "--replSet", REPLICA_SET, "--bind_ip", HOST, "--nounixsocket"]
     # Journal files are made when they are needed, not 200 MB of them in advance.
     command += ["--wiredTigerEngineConfigString", "log=(prealloc=false)"]
     command += ["--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+    if has_small_disk:
+        # A full disk is noticed when something is written to it: by checkpoints, each minute.
+        command += ["--syncdelay", "1"]
     return command
 
 
