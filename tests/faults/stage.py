@@ -286,15 +286,15 @@ def recovery_seconds(history: Sequence[Operation], marks: Sequence[float]) -> fl
     """The longest time from a mark until all was well again.
 
     That is when the first tokens that were asked for after it arrived, or when the last operation
-    that failed had ended; it failed if it was answered 503, or not at all. An operation belongs to
-    the last mark before its start.
+    that failed had ended, whichever is later. It failed if it was answered 503, or not at all. An
+    operation is looked at with the last mark before its end.
     """
     longest = 0.0
     for mark, until in pairwise([*marks, NEVER]):
-        later = [o for o in history if mark <= o.start < until]
-        failed = [o.end for o in later if o.outcome is Outcome.UNKNOWN or o.status == UNAVAILABLE]
-        given = [o.end for o in later if o.jti]
-        longest = max(longest, *(end - mark for end in [*failed, *sorted(given)[:1]]), 0.0)
+        those = [o for o in history if mark <= o.end < until]
+        failed = [o.end for o in those if o.outcome is Outcome.UNKNOWN or o.status == UNAVAILABLE]
+        given = [o.end for o in those if o.jti and o.start >= mark]
+        longest = max([longest, *(end - mark for end in [*failed, *sorted(given)[:1]])])
     return longest
 
 
