@@ -59,7 +59,7 @@ class Witness(httpx.AsyncBaseTransport):
         await response.aread()
         path = request.url.path.rstrip("/")
         self.answers[path, response.status_code] += 1
-        look_at(path, response, self.secrets)
+        look_at(path, response, self.secrets, has_body=request.method != "HEAD")
         stream = httpx.ByteStream(response.content)
         return httpx.Response(response.status_code, headers=response.headers, stream=stream)
 
@@ -77,13 +77,14 @@ class Witness(httpx.AsyncBaseTransport):
         assert self.statuses()[500] == 0
 
 
-def look_at(path: str, response: httpx.Response, secrets: Iterable[str]) -> None:
+def look_at(path: str, response: httpx.Response, secrets: Iterable[str], *, has_body: bool) -> None:
     """What holds of every answer, whatever was asked.
 
     Args:
         path: what was asked for, without trailing slashes.
         response: the answer.
         secrets: what it must not hold, unless it hands it out.
+        has_body: whether an error has a body.
     """
     said = f"{response.status_code} {dict(response.headers)} {response.text[:1000]}"
     assert response.status_code < 500 or response.status_code == _UNAVAILABLE, said
@@ -97,7 +98,7 @@ def look_at(path: str, response: httpx.Response, secrets: Iterable[str]) -> None
         assert response.headers.get_list("cache-control") == ["no-store"], said
     if path in _ENDPOINTS and response.status_code >= 400:
         assert response.headers["content-type"] == "application/json", said
-        assert response.json().keys() >= _ERROR_MEMBERS, said
+        assert not has_body or response.json().keys() >= _ERROR_MEMBERS, said
     hands_out = path in _HANDING_OUT and response.status_code == 200
     answered = str(response.headers) + ("" if hands_out else response.text)
     assert not [secret for secret in secrets if secret in answered], said
