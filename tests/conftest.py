@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.nodeid import NodeId
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
@@ -77,6 +78,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Called by xdist in the leading process before it starts a worker."""
     node.workerinput["mongo_url"] = node.config.stash.get(MONGO_URL, "")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tests of an `xdist_group` run in one process.
+
+    pytest 9.2 looks no more where xdist 3.8 writes the group down (pytest-xdist issue 1386).
+    """
+    for item in items:
+        named = getattr(item, "_nodeid", None)
+        if named is not None:
+            item._id = NodeId.parse(named)
 
 
 @pytest.fixture(scope="session")
