@@ -277,11 +277,13 @@ def _read(
         raise ValueError("iss is not this issuer")
     audience = audience_claim(claims, MOST_RESOURCES)
 
-    # (5) In time. No nbf check, for we never issue one; and none of iat: a token from a host
-    #     whose clock runs a little ahead is no worse for it.
+    # (5) In time. We issue no nbf, but whoever shares an HS256 key may (RFC 7519 section 4.1.5).
+    #     None of iat: a token from a host whose clock runs a little ahead is no worse for it.
     issued_at, expires_at = moment_claim(claims, "iat"), moment_claim(claims, "exp")
     if now >= expires_at + leeway:
         raise ValueError("expired")
+    if "nbf" in claims and now < moment_claim(claims, "nbf", fractions=True) - leeway:
+        raise ValueError("nbf is in the future")
 
     # (6) The rest, each claim with its type. RFC 9068 section 2.2
     return AccessToken(

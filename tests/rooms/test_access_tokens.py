@@ -225,6 +225,16 @@ def test_the_leeway_prolongs_a_token_by_exactly_as_much() -> None:
     assert refuse(VALID, now=expires_at + timedelta(seconds=5), by=lenient) == "expired"
 
 
+@pytest.mark.parametrize("leeway", [0, 5])
+def test_a_token_is_good_from_its_beginning_on(leeway: int) -> None:
+    """`nbf`, which others may sign who share the key, counts less the leeway. RFC 7519, 4.1.5."""
+    by, now = replace(SETTINGS, leeway=timedelta(seconds=leeway)), int(NOW.timestamp())
+    for begins in (now - 1, now, now + leeway):
+        assert read(signed(body=claims(nbf=begins)), by=by)
+    for wrong in (now + leeway + 1, str(now), True, None, [now]):
+        assert "nbf" in refuse(signed(body=claims(nbf=wrong)), by=by)
+
+
 def test_a_previous_key_verifies_and_a_dropped_one_does_not() -> None:
     """A key change ends no live token as long as the old key is named."""
     rotated = replace(
