@@ -193,15 +193,18 @@ class ClientAuthentication:
         await self._used_assertions.drain()
 
     def expects(self, presented: Presented) -> bool:
-        """Whether these credentials were good when they were seen here last.
+        """Whether this secret was good when it was seen here last.
 
         It is a guess, to ask the database for more at once, and never the answer. No assertion is
-        seen twice, so there it is the client's last one that counts.
+        expected: to expect the next one of a client that was just here would tell by the time of a
+        refusal who that is.
         """
-        return self._tag(presented) in self._expected
+        return presented.assertion is None and self._tag(presented) in self._expected
 
     def expect(self, presented: Presented, good: bool) -> None:
-        """Learn whether credentials were good."""
+        """Learn whether a secret was good."""
+        if presented.assertion is not None:
+            return
         tag = self._tag(presented)
         if good:
             self._expected[tag] = None
@@ -283,9 +286,8 @@ class ClientAuthentication:
         return client
 
     def _tag(self, presented: Presented) -> bytes:
-        """What stands for the credentials in memory, under a key that only this process has."""
-        kind = "secret" if presented.assertion is None else "key"
-        text = f"{kind}\0{presented.client_id}\0{presented.secret}"
+        """What stands for a secret in memory, under a key that only this process has."""
+        text = f"{presented.client_id}\0{presented.secret}"
         return hmac.digest(self._tag_key, text.encode("utf-8", "surrogatepass"), "sha256")
 
 
