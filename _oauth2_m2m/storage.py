@@ -24,6 +24,7 @@ from pymongo.errors import (
     DuplicateKeyError,
     OperationFailure,
     PyMongoError,
+    WriteConcernError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.synchronous.database import Database
@@ -262,7 +263,10 @@ class Collection:
         """Run a change of the collection itself, whose refusal the caller will explain."""
         # Only a database that answers is given that long.
         await self._do(lambda c: c.database.command("ping"))
-        return await _run(lambda: operation(self._collection), self._is_async, INDEX_DEADLINE)
+        try:
+            return await _run(lambda: operation(self._collection), self._is_async, INDEX_DEADLINE)
+        except WriteConcernError as error:  # a failover: nothing is wrong with the collection
+            raise _unavailable(error) from error
 
 
 def as_utc(value: object) -> datetime | None:

@@ -12,7 +12,7 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import AsyncMongoClient, MongoClient, WriteConcern
 from pymongo.database import Database
 
 from _oauth2_m2m.deadlines import Deadline
@@ -222,6 +222,17 @@ async def test_a_lifetime_is_set_on_the_index_there_is(
     database.things.create_index([("at", 1)], **options)
     await things.ensure_index([("at", 1)], lifetime=DAY)
     assert database.things.index_information()["at_1"]["expireAfterSeconds"] == 86_400
+
+
+async def test_an_index_that_no_majority_takes_is_no_mistake_of_the_operator(
+    mongo_url: str, database_name: str
+) -> None:
+    """A primary that steps down meanwhile is an outage, not an index that must be dropped."""
+    everybody = WriteConcern(w=50)  # more members than a replica set may have
+    async with AsyncMongoClient[Any](mongo_url) as client:
+        collection = client[database_name].get_collection("things", write_concern=everybody)
+        with pytest.raises(TemporarilyUnavailable):
+            await Collection(collection, True).ensure_index([("name", 1)])
 
 
 async def test_duplicates_in_the_way_of_an_index_are_told(
