@@ -15,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from tests.faults.cluster import running_cluster
+from tests.faults.checker import Violation
+from tests.faults.cluster import Cluster, ClusterError, running_cluster
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.stage import Result, Scenario, perform
+from tests.faults.stage import Result, Scenario, StageError, perform
+from tests.faults.workers import WorkerError
 
 HEAD = (
     "| scenario | runs | operations | unknown | answered 503 | violations "
@@ -76,14 +78,28 @@ def _results(
         with running_cluster(**(group[0].cluster if own else {})) as cluster:
             for scenario in group:
                 for seed in range(options.seed, options.seed + options.seeds):
-                    yield perform(
-                        scenario,
-                        cluster,
-                        seed=seed,
-                        operations=options.operations,
-                        rounds=options.rounds,
-                        folder=folder / f"{scenario.name}-{seed}",
-                    )
+                    yield _result(scenario, cluster, seed, options, folder)
+
+
+def _result(
+    scenario: Scenario, cluster: Cluster, seed: int, options: argparse.Namespace, folder: Path
+) -> Result:
+    """A run in which the harness itself failed counts as a violation: it proved nothing."""
+    mine = folder / f"{scenario.name}-{seed}"
+    try:
+        return perform(
+            scenario,
+            cluster,
+            seed=seed,
+            operations=options.operations,
+            rounds=options.rounds,
+            folder=mine,
+        )
+    except (ClusterError, StageError, WorkerError) as error:
+        cluster.heal()
+        (mine / "violations.txt").write_text(str(error))
+        failed = Violation("harness", str(error).strip().splitlines()[-1])
+        return Result(scenario.name, seed, 0, 0, 0, 0, [failed], 0, 0, mine)
 
 
 def _is_chosen(scenario: Scenario, options: argparse.Namespace) -> bool:

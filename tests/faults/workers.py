@@ -55,6 +55,10 @@ class Registry(Protocol):
         """From now on, connections of this process are those of this name."""
 
 
+class WorkerError(Exception):
+    """A worker did not do what a scenario needs of it."""
+
+
 class Worker:
     """One `uvicorn example.main:app`, or another app.
 
@@ -101,7 +105,7 @@ class Worker:
     def start(self) -> None:
         """Start a process, and do not wait for it: see `wait_until_ready`."""
         if self.is_running():
-            raise RuntimeError(f"{self.name} runs already")
+            raise WorkerError(f"{self.name} runs already")
         with self.log.open("ab") as stream:
             self._process = subprocess.Popen(
                 [
@@ -139,12 +143,12 @@ class Worker:
         """Wait until it answers.
 
         Raises:
-            RuntimeError: it ended, or did not answer in that time; the message holds its log.
+            WorkerError: it ended, or did not answer in that time; the message holds its log.
         """
         deadline = time.monotonic() + seconds
         while not self.is_answering():
             if not self.is_running() or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()[-5000:]}")
+                raise WorkerError(f"{self.name} did not start:\n{self.log.read_text()[-5000:]}")
             time.sleep(0.05)
 
     def kill(self) -> None:
