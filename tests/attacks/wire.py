@@ -146,7 +146,7 @@ def clean_environment() -> dict[str, str]:
 
 def _wait_until_started(running: Uvicorn, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    while "Application startup complete" not in running.output.read_text():
+    while "Uvicorn running on" not in running.output.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.fail(running.output.read_text())
         time.sleep(0.05)
