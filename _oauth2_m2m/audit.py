@@ -132,5 +132,12 @@ def _document(
 
 
 def _masked(text: str) -> str:
-    """The text without secrets: people do paste theirs into the wrong field."""
-    return _PASTED.sub(r"\1\2...", text)
+    """The text without secrets: people do paste theirs into the wrong field.
+
+    Nor does it break the line of a log that it is exported to. What is replaced is not left out, or
+    it could become somebody's id.
+    """
+    text = _PASTED.sub(r"\1\2...", text)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
