@@ -91,6 +91,12 @@ def a_refresh_token_redeemed_twice(run: Honest) -> None:
 
 
 @lie("R1")
+def a_refresh_token_redeemed_twice_as_clients_alone_know(run: Honest) -> None:
+    a_refresh_token_redeemed_twice(run)
+    run.tokens[run.first.refresh_digest] = {}  # so that one more of the family can be
+
+
+@lie("R1")
 def a_second_descendant_that_nobody_saw(run: Honest) -> None:
     family = run.tokens[run.first.refresh_digest]["family_id"]
     run.tokens[run.made("digest")] = {"family_id": family}
@@ -150,6 +156,13 @@ def a_good_refresh_refused(run: Honest) -> None:
 @lie("R2")
 def a_good_call_refused(run: Honest) -> None:
     run.refuse(run.called, 401, "invalid_token")
+
+
+@lie("R2")
+def a_refusal_for_a_limit_that_there_is_not(run: Honest) -> None:
+    run.forge(run.called, **refused(429, "rate_limit_exceeded"), retry_after="9")
+    name = run.record("rate_limit_exceeded", run.called.client_id, run.called.id)
+    run.audit[name]["count"] = 1
 
 
 @lie("R2")
@@ -358,3 +371,9 @@ def a_disabled_client_that_refreshes(run: Honest) -> None:
     run.do(Kind.DISABLE)
     last = run.accept(run.refresh(run.second))
     run.used[last.presented] = dict(run.tokens[last.refresh_digest])
+
+
+@lie("R9")
+def a_disabling_that_was_not_kept(run: Honest) -> None:
+    run.do(Kind.DISABLE)
+    run.disabled.clear()

@@ -151,7 +151,10 @@ class ModelServer:
             "used_dpop_proofs": [{"_id": name} for name in self.proofs],
             "rate_limits": [{"_id": name, "count": n} for name, n in self.counts.items()],
             "audit_logs": [{"_id": name, **record} for name, record in self.audit.items()],
-            "clients": [{"client_id": name, "disabled": True} for name in self.disabled],
+            "clients": [
+                {"client_id": name, "disabled": name in self.disabled}
+                for name in {operation.client_id for operation in self.history}
+            ],
         })  # fmt: skip
 
     def record(self, event: str, client_id: str, request_id: str, jti: str | None = None) -> str:
