@@ -52,15 +52,15 @@ def leave_one_of_three(stage: Stage) -> None:
     for _ in range(stage.rounds):
         stage.go_on_between(1, 3)
         gone = stage.rng.sample(stage.cluster.members, 2)
-        for member in gone:
-            member.kill()
-        stage.go_on(NOTICED_SECONDS)
-        since = time.monotonic()
-        stage.go_on_between(4, 8)
-        until = time.monotonic()
-        stage.mark(f"{gone[0].name} and {gone[1].name} back")
-        for member in gone:
-            member.start()
+        with stage.outage("the lack of a majority"):
+            for member in gone:
+                member.kill()
+            stage.go_on(NOTICED_SECONDS)
+            since = time.monotonic()
+            stage.go_on_between(4, 8)
+            until = time.monotonic()
+            for member in gone:
+                member.start()
         stage.cluster.wait_until_healthy()
         stage.findings += answered_between(stage, since, until)
 
@@ -101,13 +101,14 @@ def fill_all_disks(stage: Stage) -> None:
 
 def fill(stage: Stage, members: Sequence[Member]) -> None:
     """Leave no room on the disks of these, for a while."""
-    for member in members:
-        stage.cluster.fill_disk(member)
-    stage.go_on(STALL_SECONDS)
-    for member in members:
-        if not stage.cluster.has_felt_its_disk(member):
-            stage.findings.append(f"{member.name} had room: nothing was proven")
-    stage.mark("room on the disks")
+    with stage.outage("the lack of room"):
+        for member in members:
+            stage.cluster.fill_disk(member)
+        stage.go_on(STALL_SECONDS)
+        for member in members:
+            if not stage.cluster.has_felt_its_disk(member):
+                stage.findings.append(f"{member.name} had room: nothing was proven")
+            stage.cluster.free_disk(member)
     stage.cluster.heal()
 
 
@@ -142,10 +143,10 @@ def stall(stage: Stage) -> None:
     """Nothing passes between workers and database for ten seconds; then it comes, late."""
     for _ in range(stage.rounds):
         stage.go_on_between(1, 3)
-        set_for_workers(stage, Rule(stalled=True))
-        stage.go_on(STALL_SECONDS)
-        stage.mark("stall over")
-        set_for_workers(stage, PASS)
+        with stage.outage("the stall"):
+            set_for_workers(stage, Rule(stalled=True))
+            stage.go_on(STALL_SECONDS)
+            set_for_workers(stage, PASS)
         stage.go_on_between(4, 6)
 
 

@@ -141,6 +141,7 @@ class Stage:
         marks: the moments from which recovery is counted, each with what happened then.
         stale: while a primary was cut off and had not noticed.
         findings: what a scenario found wrong itself.
+        outages: while nothing could be answered OK.
     """
 
     cluster: Cluster
@@ -153,6 +154,15 @@ class Stage:
     marks: list[tuple[float, str]] = field(default_factory=list)
     stale: list[Span] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    outages: list[Span] = field(default_factory=list)
+
+    @contextmanager
+    def outage(self, what: str) -> Iterator[None]:
+        """While nothing can be answered OK. Recovery is counted from its end."""
+        began = time.monotonic()
+        yield
+        self.mark(f"{what} is over")
+        self.outages.append((began, time.monotonic()))
 
     def mark(self, what: str) -> None:
         """From now on the service recovers of this."""
@@ -262,7 +272,8 @@ def perform(
         *check(history, dump, expected),
         *_complaints(scenario, workers),
     ]
-    recovery = recovery_seconds(history, [moment for moment, _ in stage.marks])
+    counted = [o for o in history if not any(a <= o.end < b for a, b in stage.outages)]
+    recovery = recovery_seconds(counted, [moment for moment, _ in stage.marks])
     if recovery > scenario.recovers_within + busy_seconds:
         late = f"recovered after {recovery:.1f} s, not within {scenario.recovers_within:g} s"
         violations.append(Violation("R10", late))
