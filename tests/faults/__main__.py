@@ -93,6 +93,7 @@ def _result(
             seed=seed,
             operations=options.operations,
             rounds=options.rounds,
+            parallel=options.parallel,
             folder=mine,
         )
     except (ClusterError, StageError, WorkerError) as error:
@@ -122,6 +123,7 @@ def arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="the first of them")
     parser.add_argument("--operations", type=int, default=0, help="at least so many in a run")
     parser.add_argument("--rounds", type=int, default=1, help="how often a fault is repeated")
+    parser.add_argument("--parallel", type=int, default=80, help="machines at work at a time")
     parser.add_argument("--short", action="store_true", help="only those that run in CI")
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--folder", type=Path, help="where histories, logs and violations go")

@@ -36,6 +36,8 @@ _INTERNALS = re.compile(
     r"|m2m[a-z]_|sha256\$|scrypt\$|\beyJ[\w-]{8}"
 )
 _MINUTE = 60
+#: A busy machine is too slow for the odd request, also without a fault.
+_BUSY_SHARE = 0.05
 
 
 def single_use(facts: Facts) -> Iterator[Finding]:
@@ -297,10 +299,12 @@ def recovers(facts: Facts) -> Iterator[Finding]:
         return
     recovered = facts.expected.fault[1] + facts.expected.recovery_seconds
     later = [o for o in facts.good if o.start >= recovered and not facts.may_be_refused(o)]
-    for operation in later:
-        if operation.outcome is not Outcome.OK and (operation.status or 503) >= 500:
-            seconds = operation.start - facts.expected.fault[1]
-            yield f"{operation.status or 'no answer'} {seconds:.1f} s after the fault", (operation,)
+    failed = [o for o in later if o.outcome is not Outcome.OK and (o.status or 503) >= 500]
+    if facts.expected.busy_allowance and len(failed) < _BUSY_SHARE * len(later):
+        failed = []
+    for operation in failed:
+        seconds = operation.start - facts.expected.fault[1]
+        yield f"{operation.status or 'no answer'} {seconds:.1f} s after the fault", (operation,)
     if not _ok(later):
         yield "nothing was seen to be OK again after the fault", tuple(later[:1])
 
