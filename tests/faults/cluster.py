@@ -23,7 +23,7 @@ from pymongo.write_concern import WriteConcern
 from example.mongodb import HOST, find_mongod
 from tests.faults.history import Dump
 from tests.faults.links import ALL, HARNESS, PASS, Links, Rule
-from tests.faults.processes import fake_clock, free_port
+from tests.faults.processes import fake_clock, forget_clock, free_port
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -177,6 +177,7 @@ class Member:
             self._process.kill()
             self._process.wait()
         self._links.forget(self.name)
+        forget_clock(self.pid)
         self.is_paused = False
 
 

@@ -51,3 +51,12 @@ def fake_clock(offset: float) -> dict[str, str]:
         # spins) or minutes late (its writes wait for another reason to be flushed).
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",
     }
+
+
+def forget_clock(pid: int) -> None:
+    """Remove what libfaketime keeps in memory for a process that was killed.
+
+    The next process of that number would take it for its own, and wait for its semaphore.
+    """
+    for name in ("faketime_shm_", "sem.faketime_sem_"):
+        Path(f"/dev/shm/{name}{pid}").unlink(missing_ok=True)  # noqa: S108

@@ -341,6 +341,8 @@ def test_a_target_that_ends_ends_its_connections(network: Network) -> None:
         client.connect()
         server, _ = listener.accept()
         with closing(server):
-            client.socket.close()
+            client.socket.sendall(b"here")
             server.settimeout(ANSWER_SECONDS)
+            assert server.recv(10) == b"here"
+            client.socket.close()
             assert server.recv(10) == b""

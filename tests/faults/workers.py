@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from example.mongodb import HOST
-from tests.faults.processes import fake_clock, free_port
+from tests.faults.processes import fake_clock, forget_clock, free_port
 
 ROOT = Path(__file__).parents[2]
 APP = "example.main:app"
@@ -157,6 +157,7 @@ class Worker:
             assert self._process is not None
             self._process.kill()
             self._process.wait()
+            forget_clock(self.pid)
 
     def begin_stop(self) -> None:
         """Ask it to stop (SIGTERM), and do not wait."""
