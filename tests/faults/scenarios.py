@@ -78,7 +78,7 @@ def isolate_primary(stage: Stage) -> None:
 
 def kill_workers(stage: Stage) -> None:
     """Every second one of the workers is killed, and started again at once."""
-    for _ in range(10 * stage.rounds):
+    for _ in range(6 * stage.rounds):
         ready = [worker for worker in stage.workers if worker.is_answering()]
         if len(ready) > 1:
             victim = stage.rng.choice(ready)
