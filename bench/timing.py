@@ -41,9 +41,9 @@ SLOW_SHARE = 20
 WARM_UP = 200
 #: So many clients of each sort, so that no single id's bucket or document decides.
 EACH = 10
-DELAYS = (10, 20, 50)
+DELAYS = (20, 50, 200, 1_000)
 #: And a slow hash drowns more than that.
-SLOW_DELAYS = (2_000, 5_000, 10_000)
+SLOW_DELAYS = (5_000, 20_000, 60_000)
 #: A disk's noise would drown what is looked for.
 MEMORY = Path("/dev/shm")  # noqa: S108
 GRANT = {"grant_type": "client_credentials"}
@@ -179,7 +179,7 @@ def families(people: People, samples: int) -> list[tuple[str, dict[str, Make], i
             "wrong key under an unknown kid": people.with_assertion("with keys", kid="other"),
             "disabled client": people.with_assertion("with keys, disabled"),
             "client with a secret": people.with_assertion("known"),
-            **{f"unknown, {d} us slower": people.with_assertion("unknown", d) for d in DELAYS},
+            **{f"unknown, {d:,} us slower": people.with_assertion("unknown", d) for d in DELAYS},
         }, samples),
         ("any other secret, such as people type", {
             "unknown client": people.with_secret("unknown", typed),
