@@ -16,7 +16,7 @@ from typing import Any
 class Kind(StrEnum):
     """What a client did."""
 
-    TOKEN = "token"  # client credentials, by secret  # noqa: S105
+    TOKEN = "token"  # client credentials, by secret
     ASSERTION = "assertion"  # client credentials, by a signed assertion: `presented` is its jti
     REFRESH = "refresh"  # `presented` is the digest of a refresh token
     CALL = "call"  # a guarded route: `presented` is the jti of an access token
