@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ HEAD = (
 
 def main() -> int:
     """The exit code: 1 when a promise was broken."""
+    # Whoever is told to stop takes along what was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = arguments()
     chosen = [s for s in SCENARIOS if _is_chosen(s, options)]
     if options.list:
