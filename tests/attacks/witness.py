@@ -13,6 +13,9 @@ from tests.server import HOME
 
 #: What CI sends in all, at the least; each test asserts its share of it.
 LEAST_REQUESTS = 10_000
+OTHERS = "others"
+BY_SCHEMATHESIS = {"/token": 850, "/refresh": 450, "/revoke": 650, "/introspect": 650, OTHERS: 300}
+BY_STORIES = LEAST_REQUESTS - sum(BY_SCHEMATHESIS.values())
 
 #: Where tokens are asked for, exchanged, ended or asked about.
 TOKEN_ENDPOINTS = frozenset({"/token", "/refresh", "/revoke", "/introspect"})
