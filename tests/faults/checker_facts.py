@@ -18,6 +18,7 @@ Mark: TypeAlias = tuple[str, str]
 #: Good credentials are answered OK. The other kinds end something, or are garbage.
 GOOD_KINDS = frozenset({Kind.TOKEN, Kind.ASSERTION, Kind.REFRESH, Kind.CALL, Kind.PROOF})
 CALLS = frozenset({Kind.CALL, Kind.PROOF})
+REVOCATIONS = frozenset({Kind.REVOKE_ACCESS, Kind.REVOKE_REFRESH})
 NEVER = float("inf")
 
 _ENDPOINT = frozenset({200, 400, 401, 408, 413, 422, 429, 503})
@@ -217,6 +218,16 @@ class Facts:
         return first
 
     @cached_property
+    def seen_dead(self) -> dict[Mark, Operation]:
+        """The first refusal of each access token that was issued and had not expired."""
+        first: dict[Mark, Operation] = {}
+        for operation in sorted(self.good, key=lambda operation: operation.end):
+            is_dead = operation.kind in CALLS and operation.error == "invalid_token"
+            if is_dead and not self._is_foreign(operation):
+                first.setdefault(("jti", operation.presented), operation)
+        return first
+
+    @cached_property
     def reuses(self) -> dict[Mark, Operation]:
         """By family: the first answer that refused a spent refresh token as spent."""
         said = {
@@ -303,7 +314,9 @@ class Facts:
 
     def may_be_refused(self, operation: Operation) -> bool:
         """Whether the credentials of an operation may have been dead, spent or not to be known."""
-        marks = [*self.token_marks(operation), ("client", self.owner(operation))]
+        marks = [("client", self.owner(operation))]
+        if operation.kind not in REVOCATIONS:  # who revokes what is revoked is told that it is
+            marks += self.token_marks(operation)
         return (
             operation.kind in self.expected.refusable
             or any(self.attempted.get(mark, NEVER) < operation.end for mark in marks)
@@ -315,7 +328,7 @@ class Facts:
         """Whether no client received what is presented, or so long ago that it has expired."""
         if operation.kind is Kind.REFRESH:
             return operation.presented not in self.received
-        if operation.kind not in CALLS:
+        if operation.kind not in CALLS | {Kind.REVOKE_ACCESS}:
             return False
         return operation.presented not in self.issued or self.may_have_expired(operation)
 

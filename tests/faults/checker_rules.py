@@ -14,17 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from tests.faults.checker_facts import GOOD_KINDS, Facts, Mark
+from tests.faults.checker_facts import CALLS, GOOD_KINDS, REVOCATIONS, Facts, Mark
 from tests.faults.history import Kind, Operation, Outcome
 
 #: What is broken, and the operations that show it.
 Finding: TypeAlias = tuple[str, tuple[Operation, ...]]
 Rule: TypeAlias = Callable[[Facts], Iterator[Finding]]
 
-#: What refuses credentials, rather than a request.
-_REFUSES_CREDENTIALS = frozenset({
-    "invalid_client", "invalid_grant", "invalid_token", "invalid_dpop_proof"
-})  # fmt: skip
 _ISSUED = frozenset({"login_success", "token_refreshed"})
 #: The shape that the service keeps of an `X-Request-ID`.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -104,14 +100,16 @@ def _one_descendant(facts: Facts) -> Iterator[Finding]:
 
 
 def nobody_stranded(facts: Facts) -> Iterator[Finding]:
-    """R2: good credentials are never refused as bad, so a client always finds its way back.
+    """R2: what is good is never refused as bad, so a client always finds its way back.
 
     That is the recovery from a lost answer: client credentials again, or with a grace the same
     refresh again. That it is answered at all is R10; that the successor is the same, R1.
     """
+    for operation in facts.history:
+        asks_well = operation.kind in GOOD_KINDS | REVOCATIONS
+        if asks_well and _is_refusal(operation) and not facts.may_be_refused(operation):
+            yield f"what was good was refused: {operation.status} {operation.error}", (operation,)
     for operation in facts.good:
-        if _refuses_credentials(operation) and not facts.may_be_refused(operation):
-            yield f"good credentials were refused: {operation.error}", (operation,)
         if operation.status == 429 and not _is_limited(facts, operation):
             yield "refused for a limit that there is not", (operation,)
         if operation.refresh_digest and operation.refresh_digest not in facts.tokens:
@@ -123,6 +121,9 @@ def revocation_is_monotone(facts: Facts) -> Iterator[Finding]:
     for operation in facts.good:
         marks = facts.token_marks(operation)
         yield from _accepted_after(facts, operation, facts.acknowledged, marks, "its revocation")
+        if operation.kind in CALLS:
+            marks = [("jti", operation.presented)]
+            yield from _accepted_after(facts, operation, facts.seen_dead, marks, "it was dead")
     for (kind, name), operation in facts.acknowledged.items():
         lives = kind == "jti" and not facts.may_have_expired(operation)
         if lives and name not in facts.marks:
@@ -241,7 +242,13 @@ def ids_are_unique(facts: Facts) -> Iterator[Finding]:
         if digest and len(sources) > 1:
             yield "one refresh token was handed out for several", tuple(group)
     records = facts.dump["audit_logs"]
-    issues = Counter(r["request_id"] for r in records if r["event_type"] in _ISSUED)
+    issuing = [record for record in records if record["event_type"] in _ISSUED]
+    asked = {(record["jti"], record["client_id"], record["request_id"]) for record in issuing}
+    known = {record["jti"] for record in issuing}
+    for jti, operation in facts.issued.items():
+        if jti in known and (jti, operation.client_id, operation.id) not in asked:
+            yield "a token was handed out that somebody else had asked for", (operation,)
+    issues = Counter(record["request_id"] for record in issuing)
     for what, counts in (
         ("_id", Counter(str(record["_id"]) for record in records)),
         ("request_id of an issue", issues),
@@ -260,7 +267,7 @@ def answers_are_documented(facts: Facts) -> Iterator[Finding]:
         wanted = {429: "rate_limit_exceeded", 503: "temporarily_unavailable"}.get(status or 0)
         if wanted and operation.error != wanted:
             yield f"{status} with the error {operation.error!r}", (operation,)
-        if wanted and operation.kind is not Kind.OTHER and not operation.retry_after.isdecimal():
+        if wanted and not operation.retry_after.isdecimal():
             yield f"{status} with Retry-After: {operation.retry_after!r}", (operation,)
         if found := _INTERNALS.search(operation.body):
             yield f"the body tells of our insides: {found[0]}", (operation,)
@@ -268,15 +275,12 @@ def answers_are_documented(facts: Facts) -> Iterator[Finding]:
 
 
 def _slow(facts: Facts, operation: Operation) -> Iterator[Finding]:
-    """An answer that took too long, or none for so long.
-
-    Left out are the operator's own calls, and `OTHER`: who sends slowly is answered slowly.
-    """
+    """An answer that took too long, or none for so long. The operator's calls are no requests."""
     expected = facts.expected
-    timed = operation.kind not in {Kind.OTHER, Kind.DISABLE}
     hung = operation.outcome is Outcome.UNKNOWN
     longest = expected.longest_answer + expected.busy_allowance
-    if timed and operation.seconds > longest and not (hung and expected.hangs_excused):
+    is_late = operation.kind is not Kind.DISABLE and operation.seconds > longest
+    if is_late and not (hung and expected.hangs_excused):
         answer = "no answer" if hung else f"the answer {operation.status}"
         yield f"{answer} after {operation.seconds:.1f} s", (operation,)
 
@@ -389,8 +393,9 @@ def _family_is_marked(facts: Facts, operation: Operation) -> bool:
     return family_id is None or f"family:{family_id}" in facts.marks
 
 
-def _refuses_credentials(operation: Operation) -> bool:
-    return operation.outcome is Outcome.REFUSED and operation.error in _REFUSES_CREDENTIALS
+def _is_refusal(operation: Operation) -> bool:
+    """Whether it was called wrong: neither too often, nor at a bad moment."""
+    return 400 <= (operation.status or 0) < 500 and operation.status != 429
 
 
 def _ok(operations: Iterable[Operation]) -> tuple[Operation, ...]:

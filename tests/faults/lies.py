@@ -159,6 +159,21 @@ def a_good_call_refused(run: Honest) -> None:
 
 
 @lie("R2")
+def a_good_call_forbidden(run: Honest) -> None:
+    run.refuse(run.called, 403, "insufficient_scope")
+
+
+@lie("R2")
+def a_good_request_called_malformed(run: Honest) -> None:
+    run.refuse(run.bystander, 400, "invalid_request")
+
+
+@lie("R2")
+def a_good_revocation_refused(run: Honest) -> None:
+    run.refuse(run.revoke(run.bystander), 401, "invalid_token")
+
+
+@lie("R2")
 def a_refusal_for_a_limit_that_there_is_not(run: Honest) -> None:
     run.forge(run.called, **refused(429, "rate_limit_exceeded"), retry_after="9")
     name = run.record("rate_limit_exceeded", run.called.client_id, run.called.id)
@@ -204,6 +219,13 @@ def a_refresh_token_of_a_revoked_family_accepted(run: Honest) -> None:
 
 
 @lie("R3")
+def a_dead_token_that_lives_again(run: Honest) -> None:
+    run.revoke(run.second, fate=Fate.ANSWER_LOST)
+    run.call(run.second)
+    run.accept(run.call(run.second))
+
+
+@lie("R3")
 def a_revocation_that_was_not_kept(run: Honest) -> None:
     run.revoke(run.second)
     run.marks.clear()
@@ -232,7 +254,8 @@ def a_refusal_without_its_record(run: Honest) -> None:
 
 @lie("R4")
 def a_forbidden_call_without_its_record(run: Honest) -> None:
-    run.forge(run.called, **refused(403, "insufficient_scope"))
+    run.forget("refused", run.garbage)
+    run.forge(run.garbage, **refused(403, "insufficient_scope"))
 
 
 @lie("R4")
@@ -314,6 +337,14 @@ def one_refresh_token_for_two(run: Honest) -> None:
 
 
 @lie("R7")
+def a_token_that_another_asked_for(run: Honest) -> None:
+    mine, others = run.asserted, run.bystander
+    for name, record in run.audit.items():
+        if record["jti"] == mine.jti:
+            run.audit[name] = record | {"client_id": others.client_id}
+
+
+@lie("R7")
 def one_request_id_for_two(run: Honest) -> None:
     run.forge(run.called, id=run.garbage.id)
 
@@ -330,7 +361,7 @@ def an_answer_of_500(run: Honest) -> None:
 
 @lie("R8")
 def an_undocumented_status(run: Honest) -> None:
-    run.forge(run.called, **refused(400, "invalid_request"))
+    run.forge(run.garbage, **refused(418, "invalid_request"))
 
 
 @lie("R8")
@@ -346,6 +377,16 @@ def unavailable_without_its_code(run: Honest) -> None:
 @lie("R8")
 def an_answer_after_six_seconds(run: Honest) -> None:
     run.forge(run.bystander, end=run.bystander.start + 6)
+
+
+@lie("R8")
+def garbage_that_waits_for_six_seconds(run: Honest) -> None:
+    run.forge(run.garbage, end=run.garbage.start + 6)
+
+
+@lie("R8")
+def garbage_unavailable_without_a_time_to_come_back(run: Honest) -> None:
+    run.forge(run.garbage, **refused(503, "temporarily_unavailable"))
 
 
 @lie("R8")
