@@ -49,6 +49,7 @@ NO_CLOCKS: Mapping[int, int] = MappingProxyType({})
 #: The files of a new member, and its journal while 100 MB of it are written.
 SMALLEST_DISK_MB = 128
 FILLING = "filling"
+NO_ROOM = "No space left on device"
 
 
 class ClusterError(Exception):
@@ -72,6 +73,7 @@ class Member:
         self.output = folder / f"{name}.log"
         self.is_paused = False
         self.clock_offset = 0
+        self.log_before_filling = 0
         self._command = command
         self._links = links
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,7 +118,7 @@ class Member:
         self.is_paused = False
 
     def kill(self) -> None:
-        """End it as a power cut does: SIGKILL, nothing is flushed."""
+        """End it in the middle of what it does (SIGKILL). What it gave to Linux is not lost."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -159,9 +161,13 @@ class Member:
             return False
         return True
 
+    def log(self) -> str:
+        """All that it wrote into its log, in all its lives."""
+        return self.output.read_text(errors="replace")
+
     def said(self) -> str:
         """The last lines of its log."""
-        return "\n".join(self.output.read_text(errors="replace").splitlines()[-20:])
+        return "\n".join(self.log().splitlines()[-20:])
 
     def _signal(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -248,13 +254,14 @@ class Cluster:
         """
         if not member.data.is_mount():
             raise ClusterError("only small disks can be filled: ask for them by `disk_mb`")
+        member.log_before_filling = len(member.log())
         with (member.data / FILLING).open("ab", buffering=0) as file, suppress(OSError):
             while file.write(bytes(64 * 1024)):
                 pass
 
     def has_felt_its_disk(self, member: Member) -> bool:
-        """Whether it wrote into its log that there was no room."""
-        return "No space left on device" in member.output.read_text(errors="replace")
+        """Whether it wrote into its log since `fill_disk` that there was no room."""
+        return NO_ROOM in member.log()[member.log_before_filling :]
 
     def free_disk(self, member: Member) -> None:
         """Give back what `fill_disk` took. A member that has ended is to be started again."""

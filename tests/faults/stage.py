@@ -267,6 +267,9 @@ def perform(
         stage.go_on(scenario.settle_seconds)
         stage.go_on_until(operations)
         load.stop()
+        # Scenarios start again what they end: nobody else may need it.
+        ended = [worker.name for worker in workers if not worker.is_running()]
+        stage.findings += [f"{name} has ended by itself" for name in ended]
     history = sorted(read_history([load.history]), key=lambda operation: operation.start)
     dump = cluster.dump(database)
     cluster.clean(database)
@@ -321,14 +324,13 @@ def _configure(cluster: Cluster, database: str, fields: Mapping[str, Any]) -> No
 
 
 def _harm(scenario: Scenario, stage: Stage) -> Span:
-    """Play the scenario, and make everything whole again; from when until when that took."""
+    """Play the scenario, and make the cluster whole again; from when until when that took."""
     begin = time.monotonic()
     scenario.run(stage)
     stage.cluster.heal()
     for worker in stage.workers:
-        if not worker.is_running():
-            worker.start()
-        worker.wait_until_ready()
+        if worker.is_running():
+            worker.wait_until_ready()
     return begin, time.monotonic()
 
 

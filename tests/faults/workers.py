@@ -172,7 +172,9 @@ class Worker:
         """
         self.begin_stop()
         assert self._process is not None
-        return self._process.wait(seconds)
+        code = self._process.wait(seconds)
+        forget_clock(self.pid)  # uvicorn ends by the signal itself, so nobody else tidies up
+        return code
 
     def restart(self) -> None:
         """Kill what is left of it and start it again; wait until it answers."""
