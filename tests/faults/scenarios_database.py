@@ -195,7 +195,7 @@ DATABASE_SCENARIOS = (
     Scenario("database-slow-200ms", slow_down(200), is_fault=False),
     Scenario("database-slow-1000ms", slow_down(1000)),
     Scenario("database-stalls-10s", stall),
-    Scenario("indexes-dropped", drop_indexes_before_a_start),
+    Scenario("indexes-dropped", drop_indexes_before_a_start, ends_workers=True),
     Scenario("disk-full-on-one", fill_disk_of_primary, cluster=SMALL_DISKS),
     Scenario("disk-full-on-all", fill_all_disks, cluster=SMALL_DISKS),
     Scenario("database-clocks-apart", each_is_primary, cluster=CLOCKS_APART),

@@ -25,7 +25,7 @@ from bson import json_util
 from tests.faults.checker import Expectations, Span, Violation, check
 from tests.faults.cluster import Cluster
 from tests.faults.crowds import allow_many_files
-from tests.faults.history import Dump, Operation, Outcome, read_history
+from tests.faults.history import Dump, Kind, Operation, Outcome, read_history
 from tests.faults.workers import ROOT, Worker, running_workers
 
 #: The load is on when so much was done.
@@ -36,6 +36,8 @@ LONGEST_SECONDS = 1800.0
 STOP_SECONDS = 40.0
 POLL_SECONDS = 0.1
 UNAVAILABLE = 503
+#: Where nothing is harmed, a busy machine is too slow for a few.
+MOST_FAILED_WITHOUT_A_FAULT = 0.1
 NEVER = float("inf")
 
 
@@ -59,6 +61,7 @@ class Scenario:
         known_errors: patterns of lines that workers may log as errors.
         expect: fields of the checker's `Expectations` that differ.
         is_fault: whether anything is harmed; else limits are exact.
+        ends_workers: whether connections to workers may break, so that some have no answer.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Scenario:
     known_errors: Sequence[str] = ()
     expect: Mapping[str, Any] = field(default_factory=dict)
     is_fault: bool = True
+    ends_workers: bool = False
 
 
 class Load:
@@ -277,6 +281,7 @@ def perform(
     violations = [
         *(Violation("scenario", text) for text in stage.findings),
         *check(history, dump, expected),
+        *_unanswered(scenario, history),
         *_complaints(scenario, workers),
     ]
     counted = [o for o in history if not any(a <= o.end < b for a, b in stage.outages)]
@@ -305,14 +310,17 @@ def recovery_seconds(history: Sequence[Operation], marks: Sequence[float]) -> fl
 
     That is when the first tokens that were asked for after it arrived, or when the last operation
     that failed had ended, whichever is later. It failed if it was answered 503, or not at all. An
-    operation is looked at with the last mark before its end.
+    operation is looked at with the last mark before its end. Where nobody got tokens until the next
+    mark, nothing had recovered, and the earlier mark counts on.
     """
-    longest = 0.0
+    longest, since = 0.0, NEVER
     for mark, until in pairwise([*marks, NEVER]):
+        since = min(since, mark)
         those = [o for o in history if mark <= o.end < until]
         failed = [o.end for o in those if o.outcome is Outcome.UNKNOWN or o.status == UNAVAILABLE]
         given = [o.end for o in those if o.jti and o.start >= mark]
-        longest = max([longest, *(end - mark for end in [*failed, *sorted(given)[:1]])])
+        longest = max([longest, *(end - since for end in [*failed, *sorted(given)[:1]])])
+        since = NEVER if given else since
     return longest
 
 
@@ -347,6 +355,17 @@ def _expectations(scenario: Scenario, stage: Stage, fault: Span, busy: float) ->
     if scenario.is_fault:
         known["fault"] = fault
     return Expectations(**{**known, **scenario.expect})
+
+
+def _unanswered(scenario: Scenario, history: Sequence[Operation]) -> Iterator[Violation]:
+    """Who had no answer though no worker was ended, and who failed though nothing was harmed."""
+    asked = [operation for operation in history if operation.kind is not Kind.DISABLE]
+    lost = [operation.id for operation in asked if operation.outcome is Outcome.UNKNOWN]
+    if lost and not scenario.ends_workers:
+        yield Violation("R8", f"{len(lost)} had no answer, and no worker was ended", tuple(lost))
+    failed = len(lost) + sum(operation.status == UNAVAILABLE for operation in asked)
+    if not scenario.is_fault and failed > MOST_FAILED_WITHOUT_A_FAULT * len(asked):
+        yield Violation("R10", f"{failed} of {len(asked)} failed, and nothing was harmed")
 
 
 def _complaints(scenario: Scenario, workers: Sequence[Worker]) -> Iterator[Violation]:

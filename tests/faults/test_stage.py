@@ -30,6 +30,7 @@ def asked(start: float, end: float, status: int | None = 200) -> Operation:
         ([asked(11, 12, 503), asked(12, 17), asked(14, 15, 503), asked(18, 19)], [10], 7),
         ([asked(9, 13, 401), asked(11, 12)], [10], 2),
         ([asked(11, 12), asked(15, 21, 503), asked(21, 21.5)], [10, 20], 2),
+        ([asked(11, 12, 503), asked(21, 22, 503), asked(23, 24)], [10, 20], 14),
     ],
 )
 def test_a_recovery_ends_with_the_last_failure_and_the_first_tokens(
