@@ -12,15 +12,15 @@ import re
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from tests.faults.checker import Violation
-from tests.faults.cluster import Cluster, ClusterError, running_cluster
+from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.stage import Result, Scenario, StageError, perform
-from tests.faults.workers import WorkerError
+from tests.faults.stage import Result, Scenario, perform
 
 HEAD = (
     "| scenario | runs | operations | unknown | answered 503 | violations "
@@ -99,10 +99,10 @@ def _result(
             parallel=options.parallel,
             folder=mine,
         )
-    except (ClusterError, StageError, WorkerError) as error:
+    except Exception as error:  # whatever it is, the other scenarios go on
         cluster.heal()
-        (mine / "violations.txt").write_text(str(error))
-        failed = Violation("harness", str(error).strip().splitlines()[-1])
+        (mine / "violations.txt").write_text(traceback.format_exc())
+        failed = Violation("harness", f"{type(error).__name__}: {error}".splitlines()[-1])
         return Result(scenario.name, seed, 0, 0, 0, 0, [failed], 0, 0, mine)
 
 
