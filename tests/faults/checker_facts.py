@@ -49,7 +49,6 @@ class Expectations:
         recovery_seconds: so long after the end of the fault, good operations are OK again.
         longest_answer: seconds.
         busy_allowance: what a busy machine may add to them.
-        hangs_excused: the fault keeps answers from clients, so that no answer proves nothing.
         limits: requests a minute, by client id; else what the client's document says.
         default_limit: `MAX_REQUESTS_PER_MINUTE`, for all others; 0 switches limits off.
         wall_offset: `time.time() - time.monotonic()`: it says which minute of the wall an operation
@@ -67,7 +66,6 @@ class Expectations:
     recovery_seconds: float = 10.0
     longest_answer: float = 5.0
     busy_allowance: float = 0.0
-    hangs_excused: bool = False
     limits: Mapping[str, int] = field(default_factory=dict)
     default_limit: int = 0
     wall_offset: float | None = None

@@ -279,8 +279,7 @@ def _slow(facts: Facts, operation: Operation) -> Iterator[Finding]:
     expected = facts.expected
     hung = operation.outcome is Outcome.UNKNOWN
     longest = expected.longest_answer + expected.busy_allowance
-    is_late = operation.kind is not Kind.DISABLE and operation.seconds > longest
-    if is_late and not (hung and expected.hangs_excused):
+    if operation.kind is not Kind.DISABLE and operation.seconds > longest:
         answer = "no answer" if hung else f"the answer {operation.status}"
         yield f"{answer} after {operation.seconds:.1f} s", (operation,)
 
