@@ -23,8 +23,8 @@ from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import Result, Scenario, perform
 
 HEAD = (
-    "| scenario | runs | operations | unknown | answered 503 | violations "
-    "| longest answer | recovery |\n|---|---|---|---|---|---|---|---|"
+    "| scenario | runs | operations | of these while harmed | unknown | answered 503 | violations "
+    "| longest answer | recovery |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 
 
@@ -62,12 +62,14 @@ def row(results: Sequence[Result]) -> str:
     unknown = sum(result.unknown for result in results)
     unavailable = sum(result.unavailable for result in results)
     violations = sum(len(result.violations) for result in results)
+    recoveries = [result.recovery for result in results if result.recovery is not None]
     return (
-        f"| {results[0].name} | {len(results)} | {operations:,} "
+        f"| `{results[0].name}` | {len(results)} | {operations:,} "
+        f"| {sum(result.harmed for result in results):,} "
         f"| {100 * unknown / max(operations, 1):.2f} % "
         f"| {100 * unavailable / max(operations, 1):.2f} % | {violations} "
         f"| {max(result.longest for result in results):.1f} s "
-        f"| {max(result.recovery for result in results):.1f} s |"
+        f"| {f'{max(recoveries):.1f} s' if recoveries else ''} |"
     )
 
 
@@ -103,7 +105,7 @@ def _result(
         cluster.heal()
         (mine / "violations.txt").write_text(traceback.format_exc())
         failed = Violation("harness", f"{type(error).__name__}: {error}".splitlines()[-1])
-        return Result(scenario.name, seed, 0, 0, 0, 0, [failed], 0, 0, mine)
+        return Result(scenario.name, seed, 0, 0, 0, 0, 0, [failed], 0, None, mine)
 
 
 def _is_chosen(scenario: Scenario, options: argparse.Namespace) -> bool:

@@ -187,8 +187,9 @@ SMALL_DISKS = {"disk_mb": SMALL_DISK_MB}
 CLOCKS_APART = {"clock_offsets": {0: 300, 1: -300}}
 
 DATABASE_SCENARIOS = (
-    Scenario("secondary-paused", pause_secondary),
-    Scenario("secondary-killed", kill_secondary),
+    # A majority is there all the time, though it may have to look for its source.
+    Scenario("secondary-paused", pause_secondary, recovers_within=8),
+    Scenario("secondary-killed", kill_secondary, recovers_within=5),
     Scenario("two-of-three-gone", leave_one_of_three),
     Scenario("step-down-ten-times", step_down),
     Scenario("database-slow-50ms", slow_down(50), is_fault=False),

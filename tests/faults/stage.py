@@ -36,6 +36,8 @@ LONGEST_SECONDS = 1800.0
 STOP_SECONDS = 40.0
 POLL_SECONDS = 0.1
 UNAVAILABLE = 503
+#: The harm is repeated until such a share of the operations was done.
+HARMED_SHARE = 0.5
 #: Where nothing is harmed, a busy machine is too slow for a few.
 MOST_FAILED_WITHOUT_A_FAULT = 0.1
 NEVER = float("inf")
@@ -140,7 +142,7 @@ class Stage:
         cluster: the database.
         workers: the workers, `w0` and so on.
         database: the name of the database.
-        rng: all chance comes from it, so that a seed repeats a run.
+        rng: what the scenario leaves to chance; when requests meet is never the same twice.
         rounds: how often a fault that can be repeated is.
         marks: the moments from which recovery is counted, each with what happened then.
         stale: while a primary was cut off and had not noticed.
@@ -197,22 +199,25 @@ class Result:
     """What came of a scenario with a seed.
 
     Attributes:
-        operations, unknown, unavailable: how many there were, had no answer, were answered 503.
+        operations, harmed: how many there were, and how many of them from the first harm to the
+            end of the last.
+        unknown, unavailable: how many had no answer, and were answered 503.
         violations: none is what is wanted.
         longest: seconds of the longest answer.
-        recovery: seconds, see `recovery_seconds`.
+        recovery: seconds, see `recovery_seconds`; `None` where there is no mark.
         folder: where history, logs and violations are, if they were kept.
     """
 
     name: str
     seed: int
     operations: int
+    harmed: int
     unknown: int
     unavailable: int
     seconds: float
     violations: Sequence[Violation]
     longest: float
-    recovery: float
+    recovery: float | None
     folder: Path
 
 
@@ -233,8 +238,8 @@ def perform(
         scenario: which.
         cluster: made with the scenario's options; it is healthy again afterwards.
         seed: of all chance.
-        operations: the load goes on until so much was done.
-        rounds: how often the fault is repeated, where it can be.
+        operations: the load goes on until so much was done, and the harm for half of that.
+        rounds: how often the fault is repeated at least, where it can be.
         folder: where history and logs go; by default a new one. What an earlier run of the
             scenario left there is replaced.
         parallel: how many machines are at work at a time. More share the rounds to the database,
@@ -247,9 +252,41 @@ def perform(
     folder = folder or Path(tempfile.mkdtemp(prefix=f"faults-{scenario.name}-"))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    database = f"faults_{secrets.token_hex(6)}"
     began = time.monotonic()
     allow_many_files()
+    options = {"seed": seed, "parallel": parallel, **scenario.load}
+    stage, fault = _play(scenario, cluster, folder, options, operations, rounds)
+    history = sorted(read_history([stage.load.history]), key=lambda operation: operation.start)
+    dump = cluster.dump(stage.database)
+    cluster.clean(stage.database)
+    violations, recovery = _judge(scenario, stage, fault, history, dump, busy_seconds)
+    result = Result(
+        scenario.name,
+        seed,
+        len(history),
+        sum(fault[0] <= operation.end and operation.start <= fault[1] for operation in history),
+        sum(operation.outcome is Outcome.UNKNOWN for operation in history),
+        sum(operation.status == UNAVAILABLE for operation in history),
+        time.monotonic() - began,
+        violations,
+        max((o.seconds for o in history if o.outcome is not Outcome.UNKNOWN), default=0.0),
+        recovery,
+        folder,
+    )
+    _write(result, stage, history, dump)
+    return result
+
+
+def _play(
+    scenario: Scenario,
+    cluster: Cluster,
+    folder: Path,
+    options: Mapping[str, Any],
+    operations: int,
+    rounds: int,
+) -> tuple[Stage, Span]:
+    """Do the harm while the load is on; from when until when that was."""
+    database = f"faults_{secrets.token_hex(6)}"
     _configure(cluster, database, scenario.config)
     with ExitStack() as stack:
         workers = stack.enter_context(
@@ -262,47 +299,44 @@ def perform(
                 clock_offsets=scenario.worker_clocks,
             )
         )
-        options = {"seed": seed, "parallel": parallel, **scenario.load}
         load = stack.enter_context(_load(scenario, cluster, workers, database, folder, options))
-        rng = random.Random(seed)  # noqa: S311
+        rng = random.Random(options["seed"])  # noqa: S311
         stage = Stage(cluster, workers, database, folder, rng, rounds, load)
         stage.go_on_until(WARM_OPERATIONS)
-        fault = _harm(scenario, stage)
+        fault = _harm(scenario, stage, int(operations * HARMED_SHARE))
         stage.go_on(scenario.settle_seconds)
         stage.go_on_until(operations)
         load.stop()
         # Scenarios start again what they end: nobody else may need it.
         ended = [worker.name for worker in workers if not worker.is_running()]
         stage.findings += [f"{name} has ended by itself" for name in ended]
-    history = sorted(read_history([load.history]), key=lambda operation: operation.start)
-    dump = cluster.dump(database)
-    cluster.clean(database)
+    return stage, fault
+
+
+def _judge(
+    scenario: Scenario,
+    stage: Stage,
+    fault: Span,
+    history: Sequence[Operation],
+    dump: Dump,
+    busy_seconds: float,
+) -> tuple[list[Violation], float | None]:
+    """Every promise that was broken, and how long a recovery took at the most."""
     expected = _expectations(scenario, stage, fault, busy_seconds)
     violations = [
         *(Violation("scenario", text) for text in stage.findings),
         *check(history, dump, expected),
         *_unanswered(scenario, history),
-        *_complaints(scenario, workers),
+        *_complaints(scenario, stage.workers),
     ]
+    if not stage.marks:
+        return violations, None
     counted = [o for o in history if not any(a <= o.end < b for a, b in stage.outages)]
     recovery = recovery_seconds(counted, [moment for moment, _ in stage.marks])
     if recovery > scenario.recovers_within and not busy_seconds:  # the odd 503 would be the last
         late = f"recovered after {recovery:.1f} s, not within {scenario.recovers_within:g} s"
         violations.append(Violation("R10", late))
-    result = Result(
-        scenario.name,
-        seed,
-        len(history),
-        sum(operation.outcome is Outcome.UNKNOWN for operation in history),
-        sum(operation.status == UNAVAILABLE for operation in history),
-        time.monotonic() - began,
-        violations,
-        max((o.seconds for o in history if o.outcome is not Outcome.UNKNOWN), default=0.0),
-        recovery,
-        folder,
-    )
-    _write(result, stage, history, dump)
-    return result
+    return violations, recovery
 
 
 def recovery_seconds(history: Sequence[Operation], marks: Sequence[float]) -> float:
@@ -331,10 +365,12 @@ def _configure(cluster: Cluster, database: str, fields: Mapping[str, Any]) -> No
         client[database]["config"].insert_one(config)
 
 
-def _harm(scenario: Scenario, stage: Stage) -> Span:
-    """Play the scenario, and make the cluster whole again; from when until when that took."""
+def _harm(scenario: Scenario, stage: Stage, operations: int) -> Span:
+    """Play the scenario until so much was done; from when until all was whole again."""
     begin = time.monotonic()
     scenario.run(stage)
+    while stage.load.operations() < operations:
+        scenario.run(stage)
     stage.cluster.heal()
     for worker in stage.workers:
         if worker.is_running():
