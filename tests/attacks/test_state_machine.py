@@ -56,7 +56,7 @@ from tests.attacks.world import World, document, form, world_on
 from tests.machine import basic, claims_of
 from tests.proofs import b64, key
 
-STORIES, EXAMPLES, STEPS = 6, 8, 40
+STORIES, EXAMPLES, STEPS = 6, 10, 40
 #: The same steps in every run; `ATTACKS_SEED=2 pytest tests/attacks` plays others, and says what
 #: it finds in as few steps as it can, which takes its time.
 SEED = int(os.environ.get("ATTACKS_SEED", "1")) * 1000
