@@ -643,6 +643,7 @@ async def work(options: argparse.Namespace) -> None:
         aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
     ):
         # By itself aiohttp repeats a GET whose connection broke: a second operation of one name.
+        assert session._retry_connection, "aiohttp names it otherwise by now"
         session._retry_connection = False
         recorder = Recorder(session, workers, options.history, f"{options.name}-{options.seed}")
         operator = OAuth2M2M(mongo[options.database])
