@@ -198,7 +198,9 @@ class Attacks(RuleBasedStateMachine):
     @step
     def an_operator_changes_a_client(self, luck: int) -> None:
         """By the door: it is seen at once."""
-        kind, change = self._roll(luck, KIND_NAMES, CHANGES)
+        self._change(*self._roll(luck, KIND_NAMES, CHANGES))
+
+    def _change(self, kind: str, change: str) -> None:
         client = self.clients[kind]
         try:
             self.world.run(getattr(self.world.server.m2m.clients, change)(client.client_id))
@@ -213,7 +215,9 @@ class Attacks(RuleBasedStateMachine):
     @step
     def an_operator_types_in_mongosh(self, luck: int) -> None:
         """By hand: it is seen within the time that is promised for it."""
-        kind, change, scope = self._roll(luck, KIND_NAMES, TYPED, SCOPES_TYPED)
+        self._type(*self._roll(luck, KIND_NAMES, TYPED, SCOPES_TYPED))
+
+    def _type(self, kind: str, change: str, scope: str = "") -> None:
         client, known = self.clients[kind], {"client_id": self.clients[kind].client_id}
         if change == "remove":
             self.world.database["clients"].delete_one(known)
@@ -657,7 +661,9 @@ class Attacks(RuleBasedStateMachine):
             luck, KIND_NAMES, AGES, ABOUTS, KIND_NAMES, EITHER, HOWS
         )
         token = self._token(kind, age, about)
-        asker = token.client if own else self.clients[by]
+        self._introspect(token, token.client if own else self.clients[by], how)
+
+    def _introspect(self, token: Token, asker: Client, how: str) -> None:
         fault, headers, fields = self._proves(asker, how)
         if fault is None and not asker.takes_a_place(self.world.now):
             fault = TOO_MANY
@@ -708,6 +714,35 @@ class Attacks(RuleBasedStateMachine):
         assert body["exp"] == token.expires_at.timestamp()
         assert body.get("cnf") == ({"jkt": token.key.jkt} if token.key else None)
 
+    @step
+    def a_client_is_disabled_for_a_while(self, luck: int) -> None:
+        """Its tokens are dead meanwhile, and afterwards too, if the door did it."""
+        kind, off_by_hand, on_by_hand, age = self._roll(luck, KIND_NAMES, EITHER, EITHER, AGES)
+        needs(self.clients[kind].works)
+        for by_hand, change in ((off_by_hand, "disable"), (on_by_hand, "enable")):
+            token = self._tokens(kind, age).access
+            if by_hand:
+                self._type(kind, change)
+            else:
+                self._change(kind, change)
+            for path in ROUTES:
+                sent, expected = self._call(token, path)
+                self._expect(self.world.send(sent), expected)
+            with suppress(NothingToDo):
+                self._exchange(kind, 0, kind, True, True, "right", "", (), "natural")
+
+    @step
+    def a_stranger_finds_tokens(self, luck: int) -> None:
+        """It can neither exchange them, nor end them, nor see what they are."""
+        kind, by = self._roll(luck, KIND_NAMES, ["common", "signer", "narrow", "bound"])
+        stranger = self.clients[by]
+        needs(stranger.works and kind != by)
+        self._exchange(kind, 0, by, False, False, "right", "", (), "natural")
+        for about in ABOUTS:
+            self._revoke(self._token(kind, 0, about), stranger, "right", "")
+            self._introspect(self._token(kind, 0, about), stranger, "right")
+        self._exchange(kind, 0, kind, True, False, "right", "", (), "natural")
+
     # --- Revoking -------------------------------------------------------------------------------
 
     @step
@@ -731,7 +766,9 @@ class Attacks(RuleBasedStateMachine):
             luck, KIND_NAMES, AGES, ABOUTS, KIND_NAMES, MOSTLY, HOWS, HINTS
         )
         token = self._token(kind, age, about)
-        client = token.client if own else self.clients[by]
+        self._revoke(token, token.client if own else self.clients[by], how, hint)
+
+    def _revoke(self, token: Token, client: Client, how: str, hint: str) -> None:
         fault, headers, fields = self._proves(client, how)
         if fault is None and not client.takes_a_place(self.world.now):
             fault = TOO_MANY
