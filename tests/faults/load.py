@@ -1,7 +1,7 @@
 """Machines at work, in a process of their own, which write down all that they see.
 
     python -m tests.faults.load --worker w0=http://127.0.0.1:8000 --mongo-url mongodb://127.0.0.1 \
-        --database name --history /tmp/history.jsonl --seconds 10
+        --database name --history history.jsonl --seconds 10
 
 It registers clients of its own, then works until its seconds or operations are over, or SIGTERM.
 Beside the history, `<history>.count` says how many operations there are so far; it is there as soon
