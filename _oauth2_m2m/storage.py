@@ -263,10 +263,7 @@ class Collection:
         """Run a change of the collection itself, whose refusal the caller will explain."""
         # Only a database that answers is given that long.
         await self._do(lambda c: c.database.command("ping"))
-        try:
-            return await _run(lambda: operation(self._collection), self._is_async, INDEX_DEADLINE)
-        except WriteConcernError as error:  # a failover: nothing is wrong with the collection
-            raise _unavailable(error) from error
+        return await _run(lambda: operation(self._collection), self._is_async, INDEX_DEADLINE)
 
 
 def as_utc(value: object) -> datetime | None:
@@ -311,6 +308,8 @@ async def _run(operation: Callable[[], Any], is_async: bool, deadline: Deadline)
             return await asyncio.to_thread(operation)
     except TimeoutError:
         raise TemporarilyUnavailable(detail="MongoDB is too slow") from None
+    except WriteConcernError as error:  # a failover: nothing is wrong with what was asked
+        raise _unavailable(error) from error
     except OperationFailure as error:
         if error.timeout:
             raise _unavailable(error) from error

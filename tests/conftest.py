@@ -19,10 +19,10 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from example.mongodb import MongoDBUnavailable, running_mongodb
+from tests.memory import fast_directory
 
 Document = dict[str, Any]
 
-ENOUGH_MEMORY = 4 * 1024**3
 #: A database is some thirty files, and by itself MongoDB makes a checkpoint once a minute.
 DROPPED_TO_A_CHECKPOINT = 50
 DROPPED = count(1)
@@ -38,7 +38,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         config.stash[MONGO_URL] = config.workerinput["mongo_url"]
     elif not config.option.collectonly:
         stack = config.stash[MONGODB] = ExitStack()
-        data_directory = Path(tempfile.mkdtemp(prefix="oauth2-m2m-tests-", dir=_fast_directory()))
+        data_directory = Path(tempfile.mkdtemp(prefix="oauth2-m2m-tests-", dir=fast_directory()))
         stack.callback(shutil.rmtree, data_directory, ignore_errors=True)
         try:
             config.stash[MONGO_URL] = stack.enter_context(running_mongodb(data_directory))
@@ -56,17 +56,6 @@ def _forget_what_is_dropped(url: str) -> None:
     """
     with MongoClient[Document](url) as client, suppress(OperationFailure):
         client.admin.command("setParameter", 1, minSnapshotHistoryWindowInSeconds=0)
-
-
-def _fast_directory() -> str | None:
-    """Memory instead of a disk, where there is plenty.
-
-    Each of thousands of writes is flushed, and a shared disk may take seconds for one of them.
-    """
-    memory = Path("/dev/shm")  # noqa: S108
-    if memory.is_dir() and shutil.disk_usage(memory).free > ENOUGH_MEMORY:
-        return str(memory)
-    return None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

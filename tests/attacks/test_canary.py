@@ -8,12 +8,10 @@ know it for a secret; everything that is made here is known wherever it is put.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,10 +25,12 @@ from pymongo.database import Database
 from _oauth2_m2m.credentials import make_client_secret
 from example.mongodb import HOST, free_port
 from tests.assertions import es256_key, fields, jwks
-from tests.attacks.wire import ROOT, Uvicorn, clean_environment, registered, uvicorn
+from tests.attacks.wire import Uvicorn, registered, uvicorn
+from tests.faults.links import ALL, Links, Rule
 from tests.machine import Machine, basic
 from tests.proofs import key
 from tests.server import configure
+from tests.uvicorn_process import ROOT, clean_environment, logging_config
 
 ISSUER = "http://localhost:8000"
 SECRET_KEY = "canary-of-the-signing-key-0123456789-abcdef"
@@ -48,16 +48,6 @@ ENDPOINTS = ("/token", "/refresh", "/revoke", "/introspect")
 WRONG = make_client_secret()
 #: More than a refusal may take; a busy machine is given time.
 START_SECONDS = 90
-
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}},
-    "root": {"handlers": ["out"], "level": "INFO"},
-    "loggers": {"oauth2_m2m": {"level": "DEBUG"}},
-}
-
-Send = Callable[[httpx.AsyncClient, str], Any]
 
 
 def where_kept(database: Database[Any], canaries: Mapping[str, str]) -> set[str]:
@@ -78,56 +68,13 @@ def in_text(text: str, canaries: Mapping[str, str]) -> set[str]:
     return {name for name, ways in spellings.items() if any(way in text for way in ways)}
 
 
-class Link:
-    """A way to MongoDB that can be cut.
-
-    Attributes:
-        port: where it begins, on loopback.
-    """
-
-    def __init__(self, target: tuple[str, int]) -> None:
-        self.port = free_port()
-        self._target = target
-        self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
-
-    async def join(self) -> None:
-        """Let everything through."""
-        self._server = await asyncio.start_server(self._forward, HOST, self.port)
-
-    async def cut(self) -> None:
-        """Close all connections, and take no new one."""
-        assert self._server is not None
-        self._server.close()
-        for writer in list(self._open):
-            writer.transport.abort()
-        await asyncio.sleep(0)
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, to_there = await asyncio.open_connection(*self._target)
-        self._open |= {writer, to_there}
-        await asyncio.gather(_copy(reader, to_there), _copy(there, writer))
-        self._open -= {writer, to_there}
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
-
-
-@asynccontextmanager
-async def link_to(client: MongoClient[dict[str, Any]]) -> AsyncIterator[Link]:
-    """A way to the primary."""
+@contextmanager
+def link_to(client: MongoClient[dict[str, Any]]) -> Iterator[tuple[Links, int]]:
+    """A way to the primary that can be cut, and the port where it begins."""
     assert client.address is not None
-    link = Link(client.address)
-    await link.join()
-    try:
-        yield link
-    finally:
-        await link.cut()
+    host, port = client.address
+    with Links() as links:
+        yield links, links.add_target("mongodb", port, host)
 
 
 @contextmanager
@@ -200,20 +147,14 @@ async def test_no_canary_is_found_in_what_a_run_leaves_behind(
 ) -> None:
     """Pasted into every part of every request, with MongoDB there and away: it is kept nowhere."""
     configure(database, SECRET_KEY=SECRET_KEY, ALGORITHM=algorithm)
-    logging = tmp_path / "logging.json"
-    logging.write_text(json.dumps(LOGGING))
-    async with link_to(mongo_client) as link:
-        with user_of(database) as user:
-            url = f"mongodb://{user}@{HOST}:{link.port}/?directConnection=true"
-            url += f"&authSource={database.name}"
-            options = ("--log-config", str(logging))
-            sealed = {"OAUTH2_M2M_KEY_ENCRYPTION_KEY": SEALING_KEY}
-            with ExitStack() as stack:
-                # In a thread, since the way to MongoDB is on this loop.
-                example = uvicorn(url, database.name, tmp_path, *options, **sealed)
-                running = await asyncio.to_thread(stack.enter_context, example)
-                canaries, refusals = await _a_day(running, link, url, database, algorithm)
-                await asyncio.to_thread(stack.close)
+    logging = logging_config(tmp_path, "%(message)s", oauth2_m2m="DEBUG")
+    with link_to(mongo_client) as (links, port), user_of(database) as user:
+        url = f"mongodb://{user}@{HOST}:{port}/?directConnection=true"
+        url += f"&authSource={database.name}"
+        options = ("--log-config", str(logging))
+        sealed = {"OAUTH2_M2M_KEY_ENCRYPTION_KEY": SEALING_KEY}
+        with uvicorn(url, database.name, tmp_path, *options, **sealed) as running:
+            canaries, refusals = await _a_day(running, links, url, database, algorithm)
     canaries |= {"SECRET_KEY": SECRET_KEY, "sealing key": SEALING_KEY, "password": PASSWORD}
     printed = running.output.read_text()
     assert "GET /protected" in printed
@@ -224,7 +165,7 @@ async def test_no_canary_is_found_in_what_a_run_leaves_behind(
 
 
 async def _a_day(
-    running: Uvicorn, link: Link, url: str, database: Database[Any], algorithm: str
+    running: Uvicorn, links: Links, url: str, database: Database[Any], algorithm: str
 ) -> tuple[dict[str, str], list[str]]:
     """All the misuse; the canaries that came up in it, and what the refusals said."""
     refusals: list[str] = []
@@ -242,10 +183,10 @@ async def _a_day(
             if algorithm == "HS256" or name in {"made secret", "access token"}:
                 refusals += await everywhere(http, canary, in_addresses=True)
         refusals += await everywhere(http, TYPED, in_addresses=False)
-        await link.cut()
+        links.set(ALL, "mongodb", Rule(cut=True))
         for canary in canaries.values():
             refusals += await _while_away(http, made, canary)
-        await link.join()
+        links.heal()
         async with asyncio.timeout(30):
             while (await http.get("/health/ready")).status_code != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
 from example.mongodb import HOST, free_port
 from oauth2_m2m import OAuth2M2M
 from tests.machine import Machine, secret_of
+from tests.uvicorn_process import uvicorn_process
 
-ROOT = Path(__file__).parents[2]
-READY_SECONDS = 60
 #: After the last byte of an answer a server either closes or waits for the next request.
 SILENCE_SECONDS = 0.5
 #: A busy machine takes its time until the first one.
@@ -115,41 +109,14 @@ def uvicorn(
     """
     port = free_port()
     running = Uvicorn(port, folder / f"uvicorn-{port}.log", database_name)
-    command = [sys.executable, "-m", "uvicorn", "example.main:app", "--host", HOST]
-    with running.output.open("wb") as stream:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), *options],
-            cwd=ROOT,
-            env={**clean_environment(), "MONGODB_URL": mongo_url, "MONGODB_DB": database_name}
-            | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_started(running, process)
+    arguments = ["example.main:app", "--host", HOST, "--port", str(port), *options]
+    variables = {"MONGODB_URL": mongo_url, "MONGODB_DB": database_name, **environment}
+    with uvicorn_process(running.output, arguments, variables, _has_started):
         yield running
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what the example would go by."""
-    ours = {"ENVIRONMENT", "CORS_ORIGINS", "FORWARDED_ALLOW_IPS", "OAUTH2_M2M_KEY_ENCRYPTION_KEY"}
-    return {name: value for name, value in os.environ.items() if name not in ours}
-
-
-def _wait_until_started(running: Uvicorn, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while "Uvicorn running on" not in running.output.read_text():
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(running.output.read_text())
-        time.sleep(0.05)
+def _has_started(printed: str) -> bool:
+    return "Uvicorn running on" in printed
 
 
 async def registered(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from pymongo.database import Database
 from tests.clocks import Clock, hasten
 from tests.conformance.conftest import Start
 from tests.machine import Machine, Tokens, claims_of, new_machine, type_client
-from tests.proofs import b64
+from tests.proofs import compact, key
 from tests.server import Server, configure, running
 
 #: Not ASCII, so that a key that is anything but the text's UTF-8 bytes is found out.
@@ -39,11 +40,6 @@ def decoded(token: str, key: str, *, issuer: str, audience: str) -> dict[str, An
         options={"require": ["exp", "iat", "iss", "aud", "sub", "jti"], "strict_aud": True},
     )
     return claims
-
-
-def b64_json(members: dict[str, Any]) -> str:
-    """A part of a token."""
-    return b64(json.dumps(members).encode())
 
 
 def verifies(token: str, key: str) -> bool:
@@ -253,6 +249,18 @@ class Reads(monitoring.CommandListener):
         """Nothing to do."""
 
 
+@asynccontextmanager
+async def watched(mongo_url: str, database: Database[Any]) -> AsyncIterator[tuple[Reads, Machine]]:
+    """A server whose readings of the config are counted, and a client of it."""
+    reads = Reads()
+    configure(database, SECRET_KEY=KEY)
+    async with (
+        AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[reads]) as client,
+        running(client[database.name]) as server,
+    ):
+        yield reads, await new_machine(server)
+
+
 async def test_a_key_that_another_instance_has_just_begun_to_use_is_looked_for(
     async_database: AsyncDatabase[Any],
     database: Database[Any],
@@ -281,13 +289,7 @@ async def test_made_up_keys_have_the_settings_read_once_a_second(
     mongo_url: str, database: Database[Any]
 ) -> None:
     """However many tokens with made-up kids come, the database is asked once for all of them."""
-    reads = Reads()
-    configure(database, SECRET_KEY=KEY)
-    async with (
-        AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[reads]) as client,
-        running(client[database.name]) as server,
-    ):
-        machine = await new_machine(server)
+    async with watched(mongo_url, database) as (reads, machine):
         claims = claims_of((await machine.get_token()).access)
 
         def made_up(number: int) -> str:
@@ -305,18 +307,13 @@ async def test_a_token_that_names_no_key_has_nothing_read(
     mongo_url: str, database: Database[Any]
 ) -> None:
     """It cannot mean a key that is new, so it is refused without a look at the config."""
-    reads = Reads()
-    configure(database, SECRET_KEY=KEY)
-    async with (
-        AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[reads]) as client,
-        running(client[database.name]) as server,
-    ):
-        machine = await new_machine(server)
+    async with watched(mongo_url, database) as (reads, machine):
         claims = claims_of((await machine.get_token()).access)
         reads.number = 0
         for header in ({}, {"kid": None}, {"kid": 1}, {"kid": ["x"]}):
-            message = f"{b64_json({'typ': 'at+jwt', 'alg': 'HS256', **header})}.{b64_json(claims)}"
-            assert (await machine.call(f"{message}.{'A' * 43}")).status_code == 401
+            named = {"typ": "at+jwt", "alg": "HS256", **header}
+            token = compact(named, claims, key("stranger"))
+            assert (await machine.call(token)).status_code == 401
         assert reads.number == 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.faults.checker import Violation
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.stage import Result, Scenario, perform
+from tests.faults.stage import PARALLEL, Result, Scenario, perform
 
 HEAD = (
     "| scenario | runs | operations | of these while harmed | unknown | answered 503 | violations "
@@ -128,7 +128,7 @@ def arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="the first of them")
     parser.add_argument("--operations", type=int, default=0, help="at least so many in a run")
     parser.add_argument("--rounds", type=int, default=1, help="how often a fault is repeated")
-    parser.add_argument("--parallel", type=int, default=80, help="machines at work at a time")
+    parser.add_argument("--parallel", type=int, default=PARALLEL, help="machines at work at a time")
     parser.add_argument("--short", action="store_true", help="only those that run in CI")
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--folder", type=Path, help="where histories, logs and violations go")

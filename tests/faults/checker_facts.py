@@ -58,7 +58,6 @@ class Expectations:
         linearizable: `REVOCATION_READ_CONCERN`: not even then.
         refusable: kinds that this fault may have refused though their credentials were good.
         access_token_seconds: the lifetime of access tokens.
-        statuses: those that may be answered, by kind.
     """
 
     grace: float = 0.0
@@ -74,7 +73,6 @@ class Expectations:
     linearizable: bool = False
     refusable: Collection[Kind] = ()
     access_token_seconds: float = 900.0
-    statuses: Mapping[Kind, Collection[int]] = field(default_factory=lambda: DOCUMENTED_STATUSES)
 
     @property
     def clock_span(self) -> float:

@@ -24,13 +24,13 @@ from example.mongodb import HOST, find_mongod
 from tests.faults.history import Dump
 from tests.faults.links import ALL, HARNESS, PASS, Links, Rule
 from tests.faults.processes import fake_clock, forget_clock, free_port
+from tests.memory import fast_directory
 
 Document = dict[str, Any]
 T = TypeVar("T")
 
 REPLICA_SET = "faults"
 PORTS = range(20_000, 32_000)
-ENOUGH_MEMORY = 4 * 1024**3
 
 READY_SECONDS = 60
 STOP_SECONDS = 20
@@ -344,7 +344,7 @@ def running_cluster(
     """
     with ExitStack() as stack:
         if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="oauth2-m2m-faults-", dir=_fast_directory()))
+            folder = Path(tempfile.mkdtemp(prefix="oauth2-m2m-faults-", dir=fast_directory()))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         links = stack.enter_context(Links())
         command = _command(find_mongod(folder), has_small_disk=disk_mb is not None)
@@ -425,10 +425,3 @@ def _state(member: Member) -> str:
         if status.get(key):
             return f"{member.name} {key}"
     return f"{member.name} {'neither' if status else 'silent'}"
-
-
-def _fast_directory() -> Path | None:
-    memory = Path("/dev/shm")  # noqa: S108
-    if memory.is_dir() and shutil.disk_usage(memory).free > ENOUGH_MEMORY:
-        return memory
-    return None

@@ -91,12 +91,12 @@ class Links:
         self._recogniser.shutdown()
         self._loop.close()
 
-    def add_target(self, name: str, port: int) -> int:
-        """Put a proxy before a port of this machine, and give the port that it listens on."""
+    def add_target(self, name: str, port: int, host: str = HOST) -> int:
+        """Put a proxy before a port, and give the port of this machine that it listens on."""
 
         async def listen() -> int:
             def connected() -> asyncio.Protocol:
-                return _Connection(self, name, port).near
+                return _Connection(self, name, host, port).near
 
             server = await self._loop.create_server(connected, HOST, 0, backlog=1024)
             self._servers.append(server)
@@ -287,8 +287,8 @@ class _End(asyncio.Protocol):
 class _Connection:
     """A connection through a proxy: `near` is whoever connected, `far` the target."""
 
-    def __init__(self, links: Links, target: str, port: int) -> None:
-        self.links, self.target, self.port = links, target, port
+    def __init__(self, links: Links, target: str, host: str, port: int) -> None:
+        self.links, self.target, self.host, self.port = links, target, host, port
         self.loop = asyncio.get_running_loop()
         self.source: str | None = None
         self.rule = PASS
@@ -322,7 +322,7 @@ class _Connection:
         if self.was_reset:
             return
         try:
-            await self.loop.create_connection(lambda: self.far, HOST, self.port)
+            await self.loop.create_connection(lambda: self.far, self.host, self.port)
         except OSError:  # nobody listens
             self.reset()
             return
@@ -371,9 +371,9 @@ class _Connection:
 
 def _source(port: int, proxy: int, pids: Mapping[str, int]) -> str:
     """Whose connection it is: whoever has its socket open, see proc(5) on `/proc/<pid>/fd`."""
-    inode = _inode(port, proxy)
+    inode = _inode(port, proxy) if pids else 0
     if not inode:
-        return HARNESS  # it is gone already
+        return HARNESS  # nobody is registered, or it is gone already
     for name, pid in pids.items():
         if _holds(pid, inode):
             return name

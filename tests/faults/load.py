@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
 import random
 import signal
@@ -20,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -29,12 +27,12 @@ import aiohttp
 import uvloop
 from pymongo import AsyncMongoClient
 
-from _oauth2_m2m.credentials import make_client_secret
+from _oauth2_m2m.credentials import fingerprint, make_client_secret
 from oauth2_m2m import OAuth2M2M, OAuth2M2MError, TemporarilyUnavailable
 from tests.assertions import ClientKey, jwks
 from tests.assertions import fields as assertion_fields
 from tests.faults.history import Kind, Operation, Outcome, write_history
-from tests.machine import basic
+from tests.machine import basic, claims_of
 from tests.proofs import Key
 
 #: How long a client waits for an answer; afterwards it does not know what became of it.
@@ -215,7 +213,7 @@ def _operation(
             members = json.loads(body)
             received["jti"] = jti_of(members["access_token"])
             if "refresh_token" in members:
-                received["refresh_digest"] = digest(members["refresh_token"])
+                received["refresh_digest"] = fingerprint(members["refresh_token"])
     else:
         received["body"] = body[:500].decode(errors="replace")
         received["error"] = _error(body)
@@ -267,21 +265,21 @@ class Load:
         }
 
     async def populate(self, machines: int, bound: int) -> None:
-        """Register clients, and give each its key."""
+        """Register clients."""
         wanted = [*[False] * machines, *[True] * bound]
-        made = await asyncio.gather(*(self._register(self._key, each) for each in wanted))
+        made = await asyncio.gather(*(self._register(is_bound=each) for each in wanted))
         self.machines, self.bound = made[:machines], made[machines:]
 
-    async def _register(self, key: ClientKey, is_bound: bool, **options: Any) -> Machine:
+    async def _register(self, *, is_bound: bool = False, **options: Any) -> Machine:
         registered = await self._operator.clients.register(
             scopes=["read", "write"],
-            jwks=jwks(key),
+            jwks=jwks(self._key),
             token_endpoint_auth_methods=["client_secret_basic", "private_key_jwt"],
             dpop_bound_access_tokens=is_bound or None,
             **options,
         )
         assert registered.client_secret is not None
-        return Machine(registered.client.client_id, registered.client_secret, key, is_bound)
+        return Machine(registered.client.client_id, registered.client_secret, self._key, is_bound)
 
     # --- Getting tokens ---------------------------------------------------------------------------
 
@@ -304,7 +302,7 @@ class Load:
         machine = self._rng.choice(self.machines)
         assertion = machine.key.assertion(machine.client_id, ISSUER)
         body = urlencode(assertion_fields(assertion, grant_type="client_credentials"))
-        jti = str(_claims(assertion)["jti"])
+        jti = jti_of(assertion)
 
         async def present(worker: str) -> None:
             await self._tokens(
@@ -359,7 +357,7 @@ class Load:
         return None
 
     async def _refresh(self, tokens: Tokens, worker: str = "") -> Answer | None:
-        what = {"client_id": tokens.machine.client_id, "presented": digest(tokens.refresh)}
+        what = {"client_id": tokens.machine.client_id, "presented": fingerprint(tokens.refresh)}
         if self._rng.random() < 0.5:
             path, headers = "/refresh", {"Content-Type": "application/json"}
             body = json.dumps({"refresh_token": tokens.refresh})
@@ -421,14 +419,14 @@ class Load:
         return None
 
     async def _call(self, tokens: Tokens) -> None:
-        machine, headers = tokens.machine, {"Authorization": f"Bearer {tokens.access}"}
-        what = {"client_id": machine.client_id, "presented": tokens.jti}
-        kind = Kind.CALL
-        if machine.is_bound:
-            kind, headers["Authorization"] = Kind.PROOF, f"DPoP {tokens.access}"
-            headers["DPoP"], what["proof"] = _proof(machine, "GET", "/protected", tokens.access)
-            what["jkt"] = machine.key.pair.jkt
-        await self.recorder.ask(kind, "GET", "/protected", headers=headers, **what)
+        await self.recorder.ask(
+            Kind.CALL,
+            "GET",
+            "/protected",
+            headers={"Authorization": f"Bearer {tokens.access}"},
+            client_id=tokens.machine.client_id,
+            presented=tokens.jti,
+        )
 
     async def call_with_proof(self) -> None:
         """A guarded route with a bound token, now and then one proof twice."""
@@ -482,7 +480,7 @@ class Load:
         tokens = self._take(self._chains)
         if tokens is None:
             return
-        what = {"client_id": tokens.machine.client_id, "presented": digest(tokens.refresh)}
+        what = {"client_id": tokens.machine.client_id, "presented": fingerprint(tokens.refresh)}
         await self._revoke(Kind.REVOKE_REFRESH, tokens, "refresh_token", tokens.refresh, what)
         self._bury(tokens)
         if self._rng.random() < 0.5:
@@ -504,7 +502,7 @@ class Load:
     async def disable(self) -> None:
         """An operator stops a client that was at work; afterwards it tries on."""
         try:
-            victim = await self._register(self._key, False)
+            victim = await self._register()
         except TemporarilyUnavailable:  # there is nobody to be stopped just now
             return
         given = [await self._log_in(victim) for _ in range(2)]
@@ -565,7 +563,7 @@ class Load:
 
     async def use_up(self, limit: int) -> None:
         """A new client asks for more than its limit, everywhere at once."""
-        machine = await self._register(self._key, False, max_requests_per_minute=limit)
+        machine = await self._register(max_requests_per_minute=limit)
         first = await self._log_in(machine)
         tokens = first.tokens if first else None
 
@@ -602,21 +600,9 @@ class Load:
                 pool.remove(tokens)
 
 
-def digest(refresh_token: str) -> str:
-    """How histories name a refresh token: as the database does."""
-    return "sha256$" + sha256(refresh_token.encode()).hexdigest()
-
-
-def jti_of(access_token: str) -> str:
-    """How histories name an access token."""
-    return str(_claims(access_token)["jti"])
-
-
-def _claims(token: str) -> dict[str, Any]:
-    payload = token.split(".")[1]
-    padded = payload + "=" * (-len(payload) % 4)
-    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(padded))
-    return claims
+def jti_of(token: str) -> str:
+    """How histories name an access token, an assertion or a proof."""
+    return str(claims_of(token)["jti"])
 
 
 def _proof(
@@ -624,7 +610,7 @@ def _proof(
 ) -> tuple[str, str]:
     """A new DPoP proof, and its id."""
     proof = machine.key.pair.proof(method, ISSUER + path, access_token=access_token)
-    return proof, str(_claims(proof)["jti"])
+    return proof, jti_of(proof)
 
 
 async def work(options: argparse.Namespace) -> None:

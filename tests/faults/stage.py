@@ -26,7 +26,8 @@ from tests.faults.checker import Expectations, Span, Violation, check
 from tests.faults.cluster import Cluster
 from tests.faults.crowds import allow_many_files
 from tests.faults.history import Dump, Kind, Operation, Outcome, read_history
-from tests.faults.workers import ROOT, Worker, running_workers
+from tests.faults.workers import Worker, running_workers
+from tests.uvicorn_process import ROOT
 
 #: The load is on when so much was done.
 WARM_OPERATIONS = 100
@@ -36,6 +37,8 @@ LONGEST_SECONDS = 1800.0
 STOP_SECONDS = 40.0
 POLL_SECONDS = 0.1
 UNAVAILABLE = 503
+#: Machines at work at a time, unless it is said otherwise.
+PARALLEL = 80
 #: The harm is repeated until such a share of the operations was done.
 HARMED_SHARE = 0.5
 #: Where nothing is harmed, a busy machine is too slow for a few.
@@ -229,7 +232,7 @@ def perform(
     operations: int = 0,
     rounds: int = 1,
     folder: Path | None = None,
-    parallel: int = 80,
+    parallel: int = PARALLEL,
     busy_seconds: float = 0,
 ) -> Result:
     """Play a scenario, and judge what came of it.

@@ -17,10 +17,11 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 
+from _oauth2_m2m.credentials import fingerprint
 from oauth2_m2m import OAuth2M2M
 from tests.faults.checker import Expectations, Violation, check
 from tests.faults.history import Dump, Kind, read_history
-from tests.faults.load import FORM, Recorder, Workers, digest
+from tests.faults.load import FORM, Recorder, Workers
 from tests.faults.workers import APP, Worker, running_workers
 from tests.machine import basic, secret_of
 
@@ -98,7 +99,7 @@ class Client:
             body=json.dumps({"refresh_token": text}),
             worker=worker,
             client_id=self.client_id,
-            presented=digest(text),
+            presented=fingerprint(text),
         )
 
     async def call(self, tokens: dict[str, str], worker: str) -> None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -25,10 +21,9 @@ from pymongo.database import Database
 from example.mongodb import HOST, free_port
 from oauth2_m2m import OAuth2M2M
 from tests.machine import Machine, audit, secret_of
+from tests.uvicorn_process import logging_config, uvicorn_process
 
-ROOT = Path(__file__).parents[2]
 WORKERS = 4
-READY_SECONDS = 60
 #: From the first of hundreds of connections to the last of their answers.
 ANSWER_SECONDS = 60
 #: How many connections may be opened until every worker has taken one.
@@ -41,19 +36,7 @@ ATTEMPTS = 3
 pytestmark = pytest.mark.xdist_group("workers")
 
 #: Every line of the output begins with the process that wrote it.
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "%(process)d %(levelname)s %(message)s"}},
-    "handlers": {
-        "out": {
-            "class": "logging.StreamHandler",
-            "formatter": "plain",
-            "stream": "ext://sys.stdout",
-        }
-    },
-    "root": {"handlers": ["out"], "level": "INFO"},
-}
+LOG_LINE = "%(process)d %(levelname)s %(message)s"
 
 
 class AtOnce(httpx.AsyncBaseTransport):
@@ -137,37 +120,19 @@ def four_workers(
     mongo_client: MongoClient[dict[str, Any]], mongo_url: str, folder: Path, **config: Any
 ) -> Iterator[Service]:
     """Start the example on a fresh database, with such a config or none, and stop it."""
-    logging, output, port = folder / "logging.json", folder / "output", free_port()
-    logging.write_text(json.dumps(LOGGING))
+    logging, output, port = logging_config(folder, LOG_LINE), folder / "output", free_port()
     database = mongo_client[f"oauth2_m2m_test_workers_{os.getpid()}_{port}"]
     if config:
         database["config"].insert_one({"_id": "jwt_config", **config})
-    environment = {name: value for name, value in os.environ.items() if name != "ENVIRONMENT"}
-    environment |= {"MONGODB_URL": mongo_url, "MONGODB_DB": database.name}
-    with output.open("wb") as stream:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "uvicorn", "example.main:app"),
-                *("--host", HOST, "--port", str(port), "--workers", str(WORKERS)),
-                *("--log-config", logging, "--timeout-keep-alive", "300"),
-            ],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-    service = Service(f"http://{HOST}:{port}", output, database, mongo_url)
+    arguments: list[str | Path] = [
+        *("example.main:app", "--host", HOST, "--port", str(port), "--workers", str(WORKERS)),
+        *("--log-config", logging, "--timeout-keep-alive", "300"),
+    ]
+    environment = {"MONGODB_URL": mongo_url, "MONGODB_DB": database.name}
     try:
-        wait_until_started(service, process)
-        yield service
+        with uvicorn_process(output, arguments, environment, have_started):
+            yield Service(f"http://{HOST}:{port}", output, database, mongo_url)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
         mongo_client.drop_database(database.name)
 
 
@@ -183,12 +148,8 @@ def service(
         yield service
 
 
-def wait_until_started(service: Service, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while len(service.lines("Application startup complete")) < WORKERS:
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(service.output.read_text())
-        time.sleep(0.05)
+def have_started(printed: str) -> bool:
+    return printed.count("Application startup complete") >= WORKERS
 
 
 def statuses(responses: Iterable[httpx.Response]) -> Counter[int]:

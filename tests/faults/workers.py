@@ -6,7 +6,6 @@ Each worker keeps one log for all its lives. At the end `complaints` finds what 
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import signal
@@ -20,8 +19,8 @@ from typing import Protocol
 
 from example.mongodb import HOST
 from tests.faults.processes import fake_clock, forget_clock, free_port
+from tests.uvicorn_process import ROOT, clean_environment, logging_config
 
-ROOT = Path(__file__).parents[2]
 APP = "example.main:app"
 #: Below the range from which Linux takes ports for outgoing connections, and beside those of the
 #: cluster: while a worker is dead, nobody else gets its port.
@@ -29,22 +28,7 @@ PORTS = range(12_000, 20_000)
 READY_SECONDS = 60.0
 #: uvicorn waits for the requests that it has begun, and the library for what it writes.
 STOP_SECONDS = 30.0
-#: What uvicorn prints when it could start.
-STARTED = "Application startup complete"
-
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {
-        "out": {
-            "class": "logging.StreamHandler",
-            "formatter": "plain",
-            "stream": "ext://sys.stdout",
-        }
-    },
-    "root": {"handlers": ["out"], "level": "INFO"},
-}
+LOG_LINE = "%(asctime)s %(levelname)s %(name)s %(message)s"
 COMPLAINT = re.compile(r"Traceback|\b(?:ERROR|CRITICAL)\b|^\w*(?:Error|Exception)\b")
 
 
@@ -86,8 +70,7 @@ class Worker:
         self.log = folder / f"{name}.log"
         self.clock_offset = clock_offset
         self._environment = environment
-        self._logging = folder / "logging.json"
-        self._logging.write_text(json.dumps(LOGGING))
+        self._logging = logging_config(folder, LOG_LINE)
         self._registry = registry
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -115,7 +98,7 @@ class Worker:
                     *("--backlog", "4096"),
                 ],
                 cwd=ROOT,
-                env={**os.environ, **self._environment, **fake_clock(self.clock_offset)},
+                env={**clean_environment(), **self._environment, **fake_clock(self.clock_offset)},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
