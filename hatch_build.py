@@ -18,5 +18,6 @@ class InstallDoorAsPackage(BuildHookInterface[Any]):
         if version == "standard":
             build_data["force_include"] |= {
                 "oauth2_m2m.py": "oauth2_m2m/__init__.py",
+                "_oauth2_m2m/cli/__main__.py": "oauth2_m2m/__main__.py",
                 "py.typed": "oauth2_m2m/py.typed",
             }

@@ -194,3 +194,9 @@ class OAuth2M2M:
         """The router's own lifespan: apps that start without ours have their documents too."""
         describe(app, self.access_token.scheme_name)
         yield
+
+
+if __name__ == "__main__":  # python -m oauth2_m2m
+    from _oauth2_m2m.cli import main
+
+    main()

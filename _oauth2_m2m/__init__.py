@@ -55,4 +55,5 @@ ORDER: tuple[str, ...] = (
     "endpoints",
     "openapi",
     "resource_server",
+    "cli",
 )

@@ -1,0 +1,42 @@
+"""`oauth2-m2m keys`: the keys that sign access tokens."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from _oauth2_m2m.cli.output import Json, Yes, confirm, say, show_all
+from _oauth2_m2m.cli.running import run
+from _oauth2_m2m.key_management import KeyManagement
+
+app = typer.Typer(help="The keys that sign access tokens.", no_args_is_help=True)
+
+Announce = Annotated[
+    int, typer.Option(min=0, help="Minutes for which the next key is published before it signs.")
+]
+
+
+@app.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """Every key that signs, will sign, or may have signed a token that is alive."""
+    keys = run(lambda services: KeyManagement(services).list())
+    show_all([asdict(key) for key in keys], as_json=as_json, empty="There is no key yet.")
+
+
+@app.command()
+def rotate(announce_minutes: Announce = 0) -> None:
+    """Have the next key sign; the one before it verifies on until its last token has expired."""
+    announce = timedelta(minutes=announce_minutes)
+    run(lambda services: KeyManagement(services).rotate(announce=announce))
+    say("Rotated. See: oauth2-m2m keys list")
+
+
+@app.command()
+def burn(kid: str, yes: Yes = False) -> None:
+    """Give up a key that leaked: all that it signed is refused everywhere, at once."""
+    confirm(f"Refuse every token that {kid} has signed?", yes=yes)
+    run(lambda services: KeyManagement(services).burn(kid))
+    say(f"Burned {kid}.")

@@ -1,0 +1,92 @@
+"""From a command line to the rooms: connect, do one thing, disconnect; and how a command ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import typer
+from pymongo import AsyncMongoClient
+from pymongo.errors import ConfigurationError as BadUrl
+from pymongo.errors import PyMongoError
+
+from _oauth2_m2m.cli.output import complain
+from _oauth2_m2m.config import Environment
+from _oauth2_m2m.errors import ConfigurationError, OAuth2M2MError, TemporarilyUnavailable
+from _oauth2_m2m.key_sealing import VARIABLE as KEY_ENCRYPTION_KEY
+from _oauth2_m2m.key_sealing import sealer_from
+from _oauth2_m2m.services import Services
+
+T = TypeVar("T")
+
+DEFAULT_URL, DEFAULT_DATABASE = "mongodb://localhost:27017", "oauth2_m2m"
+
+
+class Exit(IntEnum):
+    """How a command ends, for scripts."""
+
+    OK = 0
+    #: It found something that is wrong, or what it was asked for cannot be done.
+    FOUND = 1
+    #: It was called wrongly.
+    USAGE = 2
+    #: MongoDB does not answer.
+    UNAVAILABLE = 3
+
+
+def run(work: Callable[[Services], Awaitable[T]]) -> T:
+    """Do something with the database that `MONGODB_URL` and `MONGODB_DB` name.
+
+    Whatever goes wrong on the way ends the process with one line that says what to do.
+
+    Args:
+        work: what to do with the rooms, once they are prepared.
+
+    Raises:
+        typer.Exit: it went wrong, and was said.
+    """
+    try:
+        return asyncio.run(_run(work))
+    except (BadUrl, ValueError) as mistake:
+        raise ending(Exit.USAGE, str(mistake)) from None
+    except (TemporarilyUnavailable, PyMongoError) as failure:
+        raise ending(Exit.UNAVAILABLE, _unreachable(failure)) from None
+    except ConfigurationError as mistake:
+        is_away = str(mistake).startswith("MongoDB is unreachable")
+        raise ending(Exit.UNAVAILABLE if is_away else Exit.FOUND, str(mistake)) from None
+    except OAuth2M2MError as refusal:
+        raise ending(Exit.FOUND, str(refusal)) from None
+
+
+def ending(code: Exit, message: str) -> typer.Exit:
+    """Say why a command ends, and the exception that ends it."""
+    complain(message)
+    return typer.Exit(code)
+
+
+async def _run(work: Callable[[Services], Awaitable[T]]) -> T:
+    # Weak settings are what the operator is here to mend: they must not keep anybody out.
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+        os.environ.get("MONGODB_URL", DEFAULT_URL)
+    )
+    async with client:
+        services = Services(
+            client[os.environ.get("MONGODB_DB", DEFAULT_DATABASE)],
+            Environment.DEVELOPMENT,
+            sealer_from(os.environ.get(KEY_ENCRYPTION_KEY)),
+        )
+        try:
+            await services.prepare()
+            return await work(services)
+        finally:
+            await services.drain()
+
+
+def _unreachable(failure: Exception) -> str:
+    detail = (
+        failure.detail if isinstance(failure, TemporarilyUnavailable) else type(failure).__name__
+    )
+    return f"MongoDB does not answer ({detail}): start it, or set MONGODB_URL"
