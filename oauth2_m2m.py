@@ -17,11 +17,13 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
 from _oauth2_m2m.access_tokens import AccessToken
-from _oauth2_m2m.bearer import AccessTokenGuard, Refused
+from _oauth2_m2m.app_routes import RouteAccess, RouteInfo, routes_of
+from _oauth2_m2m.bearer import AccessTokenGuard, Refused, public
 from _oauth2_m2m.client_documents import Client, RegisteredClient
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings, environment_from
@@ -51,6 +53,7 @@ from _oauth2_m2m.errors import (
     UnauthorizedClient,
     UnsupportedGrantType,
 )
+from _oauth2_m2m.hooks import EventHook, ExtraClaims
 from _oauth2_m2m.key_management import KeyInfo, KeyManagement
 from _oauth2_m2m.key_sealing import VARIABLE as KEY_ENCRYPTION_KEY
 from _oauth2_m2m.key_sealing import sealer_from
@@ -59,6 +62,7 @@ from _oauth2_m2m.protected_requests import ServerJudge
 from _oauth2_m2m.remote_introspection import IntrospectionCredentials
 from _oauth2_m2m.resource_server import ResourceServer, ResourceServerHealth
 from _oauth2_m2m.revoking import find_target, revoke_target
+from _oauth2_m2m.scopes import OfferedScopes, offered_scopes
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.storage import AnyDatabase
 
@@ -94,12 +98,21 @@ __all__ = [
     "RegisteredClient",
     "ResourceServer",
     "ResourceServerHealth",
+    "RouteAccess",
+    "RouteInfo",
     "Settings",
     "TemporarilyUnavailable",
     "TooManyKeys",
     "UnauthorizedClient",
     "UnsupportedGrantType",
 ]
+
+
+ExtraClaimsHook = Callable[
+    [Client, frozenset[str]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]
+]
+
+OnEvent = Callable[[Mapping[str, Any]], object]
 
 
 class OAuth2M2M:
@@ -110,12 +123,19 @@ class OAuth2M2M:
             used from threads and works in any event loop. Nothing is sent before the first use.
         environment: `development` or `production`; else the variable `ENVIRONMENT` says, and
             without it `development`. In production a weak configuration stops the start.
-        scopes: the scopes to offer in the OpenAPI document, with what each allows. Those that
-            guarded routes ask for are added by themselves.
+        scopes: the scopes to offer in the OpenAPI document: a `StrEnum`, or a mapping that says
+            what each allows. Those that guarded routes ask for are added by themselves.
+        extra_claims: what access tokens say besides: called with a client and the scope that it is
+            granted, returns claims that are JSON values, 1024 bytes in all, none of ours. It may be
+            a coroutine function; any other is called in a thread. When it fails, or takes longer
+            than a second, there is no token but a 503.
+        on_event: called with each record of the audit log, once it is durable, behind the requests.
+            It may be a coroutine function; any other is called in a thread.
 
     Attributes:
         router: every endpoint; `app.include_router(m2m.router)`.
         access_token: the guard; `Security(m2m.access_token, scopes=["read"])`.
+        public: says of a route that it is open to everybody on purpose; `Depends(m2m.public)`.
         clients: register, rotate, disable, enable, remove and list clients.
         keys: rotate, burn and list the keys that sign access tokens.
 
@@ -129,14 +149,19 @@ class OAuth2M2M:
         database: AnyDatabase,
         *,
         environment: str | None = None,
-        scopes: Mapping[str, str] | None = None,
+        scopes: OfferedScopes | None = None,
+        extra_claims: ExtraClaimsHook | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         self._services = Services(
             database,
             environment_from(environment or os.environ.get("ENVIRONMENT")),
             sealer_from(os.environ.get(KEY_ENCRYPTION_KEY)),
+            extra_claims=ExtraClaims(extra_claims) if extra_claims else None,
+            on_event=EventHook(on_event) if on_event else None,
         )
-        self.access_token = AccessTokenGuard(ServerJudge(self._services), scopes or {})
+        self.access_token = AccessTokenGuard(ServerJudge(self._services), offered_scopes(scopes))
+        self.public = public
         self.clients: Clients = self._services.clients
         self.keys = KeyManagement(self._services)
         self.router: APIRouter = endpoint_router(self._services, self._describing)
@@ -156,6 +181,13 @@ class OAuth2M2M:
             ValueError: a scope or the role is no single word.
         """
         return self.access_token.requires(*scopes, role=role)
+
+    def routes(self, app: FastAPI) -> list[RouteInfo]:
+        """Every route of an app with what it asks for, as `oauth2-m2m routes` lists them.
+
+        For a test of yours: that no route is `RouteAccess.OPEN`.
+        """
+        return routes_of(app)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

@@ -112,6 +112,7 @@ def sign_access_token(
     family_id: str | None = None,
     audience: Sequence[str] = (),
     jkt: str | None = None,
+    extra: Mapping[str, Any] = MappingProxyType({}),
 ) -> SignedToken:
     """Make an access token. RFC 9068 section 2.
 
@@ -127,9 +128,11 @@ def sign_access_token(
         family_id: the chain of refresh tokens that it comes with, if any.
         audience: the resources that it is meant for; else the settings' audience.
         jkt: the thumbprint of the key that it is bound to, if it is. RFC 9449 section 6.1.
+        extra: more claims; none of them stands in the place of ours.
     """
     issued_at = int(now.timestamp())
     claims: dict[str, Any] = {
+        **extra,
         "iss": settings.issuer,
         "sub": client_id,
         "client_id": client_id,

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.hooks import EventHook
 from _oauth2_m2m.storage import Document, Storage
 
 _LONGEST_CLIENT_ID = 128
@@ -44,11 +45,17 @@ class Event(StrEnum):
 
 
 class AuditLog:
-    """Writes `audit_logs`; nobody reads it here."""
+    """Writes `audit_logs`; nobody reads it here.
 
-    def __init__(self, storage: Storage) -> None:
+    Args:
+        storage: where to.
+        on_event: hears of each record once it is durable.
+    """
+
+    def __init__(self, storage: Storage, on_event: EventHook | None = None) -> None:
         self._records = storage.collection("audit_logs")
-        self._insert = GroupCommit(self._records.insert)
+        self._on_event = on_event
+        self._insert = GroupCommit(self._write)
         self._count = GroupCommit(self._count_refusals)
 
     async def prepare(self, retention: timedelta) -> None:
@@ -94,6 +101,17 @@ class AuditLog:
         """Wait until everything recorded so far is written."""
         await self._insert.drain()
         await self._count.drain()
+        if self._on_event is not None:
+            await self._on_event.drain()
+
+    async def _write(self, records: Sequence[Document]) -> Sequence[bool]:
+        written = await self._records.insert(records)
+        self._tell(records)
+        return written
+
+    def _tell(self, records: Sequence[Document]) -> None:
+        if self._on_event is not None:
+            self._on_event.offer(records)
 
     async def _count_refusals(self, refusals: Sequence[tuple[str, Document]]) -> Sequence[None]:
         counts = Counter(key for key, _ in refusals)
@@ -102,6 +120,7 @@ class AuditLog:
             ({"_id": key}, {"$inc": {"count": count}, "$setOnInsert": firsts[key]})
             for key, count in counts.items()
         ])  # fmt: skip
+        self._tell([{"_id": key, **firsts[key], "count": count} for key, count in counts.items()])
         return [None] * len(refusals)
 
 

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fastapi import HTTPException, Request, Security
+from fastapi import HTTPException, Security
 from fastapi.openapi.models import OAuth2, OAuthFlowClientCredentials, OAuthFlows
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from _oauth2_m2m.access_tokens import AccessToken
@@ -30,9 +31,10 @@ from _oauth2_m2m.errors import (
     ProofRefused,
 )
 from _oauth2_m2m.responses import error_response
-from _oauth2_m2m.scopes import is_scope_token
+from _oauth2_m2m.scopes import is_scope_token, plain
 
 _SCHEMES = {BEARER.lower(): BEARER, DPOP.lower(): DPOP}
+_ROLE = "oauth2_m2m_role"
 
 
 class Refused(HTTPException):
@@ -75,11 +77,16 @@ class Credentials:
 class Judge(Protocol):
     """Decides which requests are let through. Whatever it raises is an `OAuth2Error`."""
 
-    async def admit(self, request: Request, scopes: Sequence[str]) -> AccessToken:
+    async def admit(self, request: HTTPConnection, scopes: Sequence[str]) -> AccessToken:
         """The token of a request, checked in full; it has all of these scopes."""
 
-    async def refuse(self, request: Request, token: AccessToken, error: OAuth2Error) -> OAuth2Error:
+    async def refuse(
+        self, request: HTTPConnection, token: AccessToken, error: OAuth2Error
+    ) -> OAuth2Error:
         """Note that a request with a good token is refused after all; the error to answer with."""
+
+    def has_role(self, token: AccessToken, role: str) -> bool:
+        """Whether a token that was admitted may do what asks for a role."""
 
 
 class AccessTokenGuard(SecurityBase):
@@ -95,11 +102,14 @@ class AccessTokenGuard(SecurityBase):
         self, judge: Judge, scopes: Mapping[str, str], *, token_url: str = "token"
     ) -> None:
         self._judge = judge
+        self.offered = frozenset(scopes)
         self.scheme_name = "oauth2_m2m"
         flow = OAuthFlowClientCredentials(tokenUrl=token_url, scopes=dict(scopes))
         self.model = OAuth2(flows=OAuthFlows(clientCredentials=flow))
 
-    async def __call__(self, request: Request, security_scopes: SecurityScopes) -> AccessToken:
+    async def __call__(
+        self, request: HTTPConnection, security_scopes: SecurityScopes
+    ) -> AccessToken:
         """Check the request's token, ask whether it was revoked, and compare the scopes.
 
         Raises:
@@ -121,11 +131,12 @@ class AccessTokenGuard(SecurityBase):
         for word in (*scopes, *([] if role is None else [role])):
             if not is_scope_token(word):
                 raise ValueError(f"{word!r} is no scope or role: use one word without quotes")
+        scopes, role = plain(scopes), None if role is None else str.__str__(role)
 
         async def guard(
-            request: Request, token: AccessToken = Security(self, scopes=list(scopes))
+            request: HTTPConnection, token: AccessToken = Security(self, scopes=list(scopes))
         ) -> AccessToken:
-            if role is None or role in token.roles:
+            if role is None or self._judge.has_role(token, role):
                 return token
             missing = InsufficientScope(" ".join(scopes), role)
             try:
@@ -134,15 +145,25 @@ class AccessTokenGuard(SecurityBase):
                 cause = error
             raise _refused(request, cause)
 
+        setattr(guard, _ROLE, role)
         return guard
 
 
-def has_token(request: Request) -> bool:
+async def public() -> None:
+    """A dependency that says of a route that it is open to everybody on purpose."""
+
+
+def role_asked_for(dependency: object) -> str | None:
+    """The role that a dependency of `requires` asks for; `None` of any other."""
+    return getattr(dependency, _ROLE, None)
+
+
+def has_token(request: HTTPConnection) -> bool:
     """Whether a request presents an access token, good or bad."""
     return _scheme_of(request) is not None
 
 
-def presented(request: Request) -> Credentials:
+def presented(request: HTTPConnection) -> Credentials:
     """The token of the header `Authorization`, the one place that is read, and its proof.
 
     Raises:
@@ -183,18 +204,23 @@ def _scheme_for(token: AccessToken) -> str:
     return BEARER if token.jkt is None else DPOP
 
 
-def path_of(request: Request) -> str:
+def path_of(request: HTTPConnection) -> str:
     """The path of a request as it was sent, percent-encoded; DPoP proofs name it."""
     raw: bytes | None = request.scope.get("raw_path")
     return request.scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
 
 
-def _scheme_of(request: Request) -> str | None:
+def method_of(request: HTTPConnection) -> str:
+    """The method of a request; DPoP proofs name it. A WebSocket is opened by GET (RFC 6455)."""
+    return str(request.scope.get("method", "GET"))
+
+
+def _scheme_of(request: HTTPConnection) -> str | None:
     word = request.headers.get("authorization", "").partition(" ")[0]
     return _SCHEMES.get(word.lower())
 
 
-def _refused(request: Request, cause: OAuth2Error) -> Refused:
+def _refused(request: HTTPConnection, cause: OAuth2Error) -> Refused:
     """The refusal, answered with `error` and `error_description` beside FastAPI's `detail`.
 
     A dependency cannot register an exception handler before the app has started, so the one for
@@ -209,6 +235,6 @@ def _refused(request: Request, cause: OAuth2Error) -> Refused:
     return Refused(cause)
 
 
-async def _answer(request: Request, refused: Exception) -> Response:
+async def _answer(request: HTTPConnection, refused: Exception) -> Response:
     assert isinstance(refused, Refused)  # noqa: S101
     return error_response(refused.cause)

@@ -30,6 +30,7 @@ from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
+from _oauth2_m2m.scopes import plain
 from _oauth2_m2m.storage import Document, Storage, as_utc
 
 LARGEST_PAGE = 1000
@@ -81,7 +82,7 @@ class Clients:
 
         Args:
             client_id: 1 to 128 of `A-Z a-z 0-9 . _ ~ -`; made when there is none.
-            scopes: the scope names that it may ask for.
+            scopes: the scope names that it may ask for, such as the members of a `StrEnum`.
             role: the role that its tokens carry.
             client_secret: its secret; best left out, so that one with 256 random bits is made, or
                 none for a client that uses keys alone.
@@ -117,8 +118,8 @@ class Clients:
         document: Document = {
             "client_id": _check_id(make_id() if client_id is None else client_id),
             "client_secret": await self._checker.digest(secret) if secret is not None else None,
-            "scopes": sorted(scopes),
-            "role": role,
+            "scopes": sorted(plain(scopes)),
+            "role": str.__str__(role),
             "name": name,
             "access_token_expire_minutes": access_token_expire_minutes,
             "max_requests_per_minute": max_requests_per_minute,
@@ -245,6 +246,11 @@ class Clients:
         query = {"client_id": {"$gt": after}}
         return [client_from(d) for d in await self._clients.page(query, "client_id", limit)]
 
+    async def scopes_held(self, scopes: Collection[str]) -> frozenset[str]:
+        """Those of the scopes that some client may ask for."""
+        found = [each for each in plain(scopes) if await self._clients.find_one({"scopes": each})]
+        return frozenset(found)
+
     def find(self, client_id: str) -> Awaitable[Document | None]:
         """A client's document as it stands in the database after this call."""
         return self._find.ask(client_id)
@@ -348,7 +354,7 @@ class Clients:
 
 
 def _sorted(words: Collection[str] | None) -> Sequence[str] | None:
-    return None if words is None else sorted(words)
+    return None if words is None else sorted(plain(words))
 
 
 def _check_id(client_id: str) -> str:

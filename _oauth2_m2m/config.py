@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from _oauth2_m2m.errors import ConfigurationError
+from _oauth2_m2m.roles import role_order_from
 
 T = TypeVar("T")
 
@@ -76,6 +77,8 @@ class Settings:
     dpop_require_nonce: bool
     #: Whether a client's `jwks_uri` may lead to an address inside our own network.
     jwks_uri_private_addresses: bool
+    #: The highest first: each may do what those after it may.
+    role_order: tuple[str, ...]
     #: Key material; never shown by `repr`.
     secret_key: Secret
     previous_secret_keys: tuple[Secret, ...]
@@ -188,6 +191,7 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
         ),
         dpop_require_nonce=field.read("DPOP_REQUIRE_NONCE", _boolean, False),
         jwks_uri_private_addresses=field.read("JWKS_URI_PRIVATE_ADDRESSES", _boolean, False),
+        role_order=field.read("ROLE_ORDER", role_order_from, ()),
         secret_key=field.read("SECRET_KEY", _secret, None),
         previous_secret_keys=field.read("PREVIOUS_SECRET_KEYS", _secrets, ()),
     )

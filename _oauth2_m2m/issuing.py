@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.errors import BEARER, DPOP
+from _oauth2_m2m.hooks import ExtraClaims
 from _oauth2_m2m.keys import Keys
 from _oauth2_m2m.refresh_tokens import RefreshToken, RefreshTokens
 from _oauth2_m2m.scopes import Scope, format_scope
@@ -51,10 +52,25 @@ class IssuedTokens:
 class Issuer:
     """Makes the tokens of every grant."""
 
-    def __init__(self, keys: Keys, refresh_tokens: RefreshTokens, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        refresh_tokens: RefreshTokens,
+        audit: AuditLog,
+        hook: ExtraClaims | None = None,
+    ) -> None:
         self._keys = keys
         self._refresh_tokens = refresh_tokens
         self._audit = audit
+        self._hook = hook
+
+    async def extra_claims(self, client: Client, scope: Scope) -> Mapping[str, Any]:
+        """What the app's author adds to a token; to be asked before anything is spent for it.
+
+        Raises:
+            TemporarilyUnavailable: it cannot be had, so there is to be no token.
+        """
+        return await self._hook.of(client, scope) if self._hook else {}
 
     async def issue(
         self,
@@ -68,6 +84,7 @@ class Issuer:
         refresh: tuple[str, RefreshToken] | None,
         audience: Sequence[str] = (),
         jkt: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> IssuedTokens:
         """Sign an access token, and make its record and the refresh token durable.
 
@@ -81,6 +98,7 @@ class Issuer:
             refresh: the refresh token that goes with it and what is stored of it, if any.
             audience: the resources that the access token is for; else the settings' audience.
             jkt: the thumbprint of the key that it is bound to, if it is.
+            extra: what `extra_claims` said of it.
         """
         lifetime = client.access_token_lifetime or settings.access_token_lifetime
         access = sign_access_token(
@@ -95,6 +113,7 @@ class Issuer:
             family_id=refresh[1].family_id if refresh else None,
             audience=audience,
             jkt=jkt,
+            extra=extra or {},
         )
         recorded = self._audit.record(
             event,

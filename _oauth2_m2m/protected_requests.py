@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from _oauth2_m2m.access_tokens import AccessToken, check_audience
 from _oauth2_m2m.admission import Attempt, attempt_at_route
-from _oauth2_m2m.bearer import Credentials, check_scopes, path_of, presented
+from _oauth2_m2m.bearer import Credentials, check_scopes, method_of, path_of, presented
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.dpop import Proof, own_urls
 from _oauth2_m2m.errors import (
@@ -24,6 +24,7 @@ from _oauth2_m2m.errors import (
 )
 from _oauth2_m2m.responses import caller_of
 from _oauth2_m2m.revocation import Question
+from _oauth2_m2m.roles import has_role
 from _oauth2_m2m.services import REQUEST_DEADLINE, Services
 
 _CHECKED = "oauth2_m2m.checked"
@@ -50,7 +51,7 @@ class ServerJudge:
         self._services = services
         self._addresses = addresses
 
-    async def admit(self, request: Request, scopes: Sequence[str]) -> AccessToken:
+    async def admit(self, request: HTTPConnection, scopes: Sequence[str]) -> AccessToken:
         """The token of a request, checked in full; it has all of these scopes.
 
         Raises:
@@ -64,7 +65,9 @@ class ServerJudge:
 
         return await self._settled(request, check)
 
-    async def refuse(self, request: Request, token: AccessToken, error: OAuth2Error) -> OAuth2Error:
+    async def refuse(
+        self, request: HTTPConnection, token: AccessToken, error: OAuth2Error
+    ) -> OAuth2Error:
         """Record that a request with a good token is refused after all."""
 
         async def check(attempt: Attempt, settings: Settings) -> AccessToken:
@@ -77,7 +80,12 @@ class ServerJudge:
             return settled
         return error
 
-    async def _settled(self, request: Request, check: Check) -> AccessToken:
+    def has_role(self, token: AccessToken, role: str) -> bool:
+        """Whether a token has a role, or one that stands above it in `ROLE_ORDER`."""
+        settings = self._services.settings.last_good
+        return has_role(token.roles, role, settings.role_order if settings else ())
+
+    async def _settled(self, request: HTTPConnection, check: Check) -> AccessToken:
         """Run a check within the time of a request, and settle whatever it refuses."""
         services = self._services
         try:
@@ -92,7 +100,9 @@ class ServerJudge:
         except TimeoutError:
             raise TemporarilyUnavailable(detail="the database was too slow") from None
 
-    async def _checked(self, request: Request, attempt: Attempt, settings: Settings) -> AccessToken:
+    async def _checked(
+        self, request: HTTPConnection, attempt: Attempt, settings: Settings
+    ) -> AccessToken:
         """The request's token, checked and charged once, however many guards a route has."""
         judge, token = request.scope.get(_CHECKED, (None, None))
         if judge is not self or not isinstance(token, AccessToken):
@@ -101,7 +111,9 @@ class ServerJudge:
         attempt.proves(token.client_id, token.jti)
         return token
 
-    async def _check(self, request: Request, attempt: Attempt, settings: Settings) -> AccessToken:
+    async def _check(
+        self, request: HTTPConnection, attempt: Attempt, settings: Settings
+    ) -> AccessToken:
         services, credentials = self._services, presented(request)
         token = await services.read_access_token(credentials.token, settings, attempt.now)
         attempt.client_id, attempt.jti = token.client_id, token.jti
@@ -126,7 +138,7 @@ class ServerJudge:
 
     def _read_proof(
         self,
-        request: Request,
+        request: HTTPConnection,
         credentials: Credentials,
         jkt: str,
         attempt: Attempt,
@@ -142,7 +154,7 @@ class ServerJudge:
         try:
             return self._services.proofs.read(
                 credentials.proof,
-                method=request.method,
+                method=method_of(request),
                 urls=frozenset().union(*urls),
                 now=attempt.now,
                 settings=settings,

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from _oauth2_m2m.access_tokens import AccessToken, TokenReader, check_audience, read_access_token
-from _oauth2_m2m.bearer import Credentials, check_scopes, path_of, presented
+from _oauth2_m2m.bearer import Credentials, check_scopes, method_of, path_of, presented
 from _oauth2_m2m.deadlines import Deadline
 from _oauth2_m2m.dpop import Proof, own_urls, read_proof
 from _oauth2_m2m.errors import (
@@ -35,6 +35,7 @@ from _oauth2_m2m.remote_introspection import (
     keys_to_be_asked_for,
 )
 from _oauth2_m2m.revocation_follower import RevocationFollower
+from _oauth2_m2m.roles import has_role
 
 #: One request's share of waiting for the issuer. Past it the answer is 503.
 JUDGING_SECONDS = 4.5
@@ -60,6 +61,7 @@ class Rules:
         follows: whether the issuer's revocation feed is followed.
         max_lag: how old the knowledge of revocations may become.
         accepts_when_lagging: whether tokens are taken beyond that.
+        role_order: the roles of which each may do what those after it may.
     """
 
     issuer: str
@@ -69,6 +71,7 @@ class Rules:
     follows: bool
     max_lag: timedelta
     accepts_when_lagging: bool
+    role_order: tuple[str, ...] = ()
 
 
 class RemoteJudge:
@@ -102,7 +105,7 @@ class RemoteJudge:
         """Whether the issuer is asked about every token."""
         return self._introspection is not None
 
-    async def admit(self, request: Request, scopes: Sequence[str]) -> AccessToken:
+    async def admit(self, request: HTTPConnection, scopes: Sequence[str]) -> AccessToken:
         """The token of a request, checked in full; it has all of these scopes.
 
         Raises:
@@ -116,9 +119,15 @@ class RemoteJudge:
         check_scopes(token, scopes)
         return token
 
-    async def refuse(self, request: Request, token: AccessToken, error: OAuth2Error) -> OAuth2Error:
+    async def refuse(
+        self, request: HTTPConnection, token: AccessToken, error: OAuth2Error
+    ) -> OAuth2Error:
         """Nothing to note here: what happened is in the log of whoever serves the route."""
         return error
+
+    def has_role(self, token: AccessToken, role: str) -> bool:
+        """Whether a token has a role, or one that stands above it in the order of roles."""
+        return has_role(token.roles, role, self._rules.role_order)
 
     async def check_issuer(self) -> None:
         """Look whether the issuer can be worked with.
@@ -151,7 +160,7 @@ class RemoteJudge:
         if background is not None:
             await background.stop()
 
-    async def _checked(self, request: Request) -> AccessToken:
+    async def _checked(self, request: HTTPConnection) -> AccessToken:
         """The request's token, checked once, however many guards a route has."""
         judge, token = request.scope.get(_CHECKED, (None, None))
         if judge is not self or not isinstance(token, AccessToken):
@@ -160,7 +169,7 @@ class RemoteJudge:
         return token
 
     async def _check(
-        self, request: Request, credentials: Credentials, now: datetime
+        self, request: HTTPConnection, credentials: Credentials, now: datetime
     ) -> AccessToken:
         background = self._started()
         token = await self._read(credentials.token, now)
@@ -216,13 +225,13 @@ class RemoteJudge:
             raise TemporarilyUnavailable(detail=f"the issuer's keys: {fault}") from None
 
     def _check_proof(
-        self, request: Request, credentials: Credentials, jkt: str, now: datetime
+        self, request: HTTPConnection, credentials: Credentials, jkt: str, now: datetime
     ) -> None:
         """Whether the request was sent by the holder of the token's key. RFC 9449 section 7.1."""
         try:
             proof = read_proof(
                 credentials.proof,
-                method=request.method,
+                method=method_of(request),
                 urls=own_urls(self._rules.url, path_of(request)),
                 now=now,
                 access_token=credentials.token,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from _oauth2_m2m.access_tokens import AccessToken
-from _oauth2_m2m.bearer import AccessTokenGuard
+from _oauth2_m2m.bearer import AccessTokenGuard, public
 from _oauth2_m2m.config import Environment, audience_from, environment_from, is_address
 from _oauth2_m2m.endpoints.route import OAuthRoute
 from _oauth2_m2m.errors import ConfigurationError
@@ -24,6 +24,8 @@ from _oauth2_m2m.openapi import describe
 from _oauth2_m2m.remote_introspection import LONGEST_MAX_AGE, IntrospectionCredentials
 from _oauth2_m2m.remote_judge import RemoteJudge, Rules
 from _oauth2_m2m.responses import json_response
+from _oauth2_m2m.roles import role_order_from
+from _oauth2_m2m.scopes import OfferedScopes, offered_scopes
 from _oauth2_m2m.signatures import ASYMMETRIC_ALGORITHMS
 
 SHORTEST_MAX_LAG = timedelta(seconds=1)
@@ -68,7 +70,10 @@ class ResourceServer:
         audience: whom tokens must be meant for: the `AUDIENCE` there, or one of a client's.
         environment: `development` or `production`; else the variable `ENVIRONMENT` says, and
             without it `development`. In production everything is fetched by https.
-        scopes: the scopes to offer in the OpenAPI document, with what each allows.
+        scopes: the scopes to offer in the OpenAPI document: a `StrEnum`, or a mapping that says
+            what each allows.
+        role_order: roles, the highest first, of which each may do what those after it may: the
+            `ROLE_ORDER` of the authorization server. Without it, a role stands for itself alone.
         leeway: how long after its expiry a token is still taken; at most 5 minutes.
         revocations: whether to follow the issuer's revocation feed. Without it, tokens are good
             until they expire.
@@ -79,6 +84,7 @@ class ResourceServer:
 
     Attributes:
         access_token: the guard; `Security(api.access_token, scopes=["read"])`.
+        public: says of a route that it is open to everybody on purpose; `Depends(api.public)`.
         router: `GET /.well-known/oauth-protected-resource` (RFC 9728), if you care to include it.
 
     Raises:
@@ -91,7 +97,8 @@ class ResourceServer:
         *,
         audience: str,
         environment: str | None = None,
-        scopes: Mapping[str, str] | None = None,
+        scopes: OfferedScopes | None = None,
+        role_order: Sequence[str] = (),
         leeway: timedelta = timedelta(0),
         revocations: bool = True,
         max_lag: timedelta = timedelta(seconds=5),
@@ -110,6 +117,10 @@ class ResourceServer:
             audience_from(audience)
         except ValueError as mistake:
             raise ConfigurationError(f"audience {mistake}") from None
+        try:
+            roles = role_order_from(list(role_order) if not isinstance(role_order, str) else None)
+        except ValueError as mistake:
+            raise ConfigurationError(f"role_order {mistake}") from None
         rules = Rules(
             issuer=issuer,
             audience=audience,
@@ -118,14 +129,16 @@ class ResourceServer:
             follows=revocations,
             max_lag=max_lag,
             accepts_when_lagging=when_lagging == "accept",
+            role_order=roles,
         )
         documents = IssuerDocuments(issuer, allow_http=chosen is Environment.DEVELOPMENT)
         self._rules = rules
-        self._scopes = dict(scopes or {})
+        self._scopes = offered_scopes(scopes)
         self._judge = RemoteJudge(rules, documents, introspection)
         self.access_token = AccessTokenGuard(
             self._judge, self._scopes, token_url=f"{issuer.rstrip('/')}/token"
         )
+        self.public = public
         self.router: APIRouter = self._router()
 
     def requires(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.status import HTTP_200_OK
 
@@ -16,7 +16,7 @@ from _oauth2_m2m.errors import OAuth2Error
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(request: HTTPConnection) -> Caller:
     """The caller of a request, by the address that the server vouches for."""
     peer = request.scope.get("client")
     return Caller(peer[0] if peer else None, request.headers)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
-from collections.abc import Collection
+import textwrap
+from collections.abc import Collection, Iterable, Mapping
+from enum import Enum, StrEnum
+from itertools import pairwise
+from typing import Any
 
-from _oauth2_m2m.errors import InvalidScope
+from _oauth2_m2m.errors import ConfigurationError, InvalidScope
 
 Scope = frozenset[str]
+
+#: The scopes that an app offers: an enum of them, or what each allows by its name.
+OfferedScopes = type[StrEnum] | Mapping[Any, str]
 
 LONGEST_SCOPE = 4096
 #: scope-token = 1*( %x21 / %x23-5B / %x5D-7E ), tokens parted by exactly one space.
@@ -49,3 +58,59 @@ def narrow(requested: Scope, allowed: Scope) -> Scope:
 def is_scope_token(text: str) -> bool:
     """Whether the text is one scope name."""
     return _TOKEN.fullmatch(text) is not None
+
+
+def plain(words: Iterable[str]) -> tuple[str, ...]:
+    """The words of an enum, or of anything else that is a text, as texts and nothing more.
+
+    Raises:
+        ValueError: it is one text, which would be taken for its letters.
+    """
+    if isinstance(words, str):
+        raise ValueError(f"{str.__str__(words)!r} is one word: hand over a list of words")
+    return tuple(map(str.__str__, words))
+
+
+def offered_scopes(scopes: OfferedScopes | None) -> dict[str, str]:
+    """The scopes that an app offers, with what each allows.
+
+    Of an enum's member that is its attribute `description` if it has one, else the text that stands
+    below it in the source.
+
+    Raises:
+        ConfigurationError: one of them is no scope.
+    """
+    if isinstance(scopes, type):
+        found: dict[Any, Any] = _described(scopes)
+    else:
+        found = dict(scopes or {})
+    for name, description in found.items():
+        if not isinstance(name, str) or not is_scope_token(name):
+            raise ConfigurationError(f"scopes: {name!r} is no scope: use one word without quotes")
+        if not isinstance(description, str):
+            raise ConfigurationError(f"scopes: say in words what {name!s} allows")
+    return dict(zip(plain(found), found.values(), strict=True))
+
+
+def _described(scopes: type[StrEnum]) -> dict[Any, Any]:
+    written = _written_below(scopes)
+    found = {}
+    for member in scopes:
+        own = getattr(member, "description", None)
+        is_said = isinstance(own, str) and not isinstance(own, Enum)
+        found[member] = own if is_said else written.get(member.name, "")
+    return found
+
+
+def _written_below(scopes: type[StrEnum]) -> dict[str, str]:
+    """The text below each member; nothing where there is no source, as in a console."""
+    try:
+        source = ast.parse(textwrap.dedent(inspect.getsource(scopes))).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return {}
+    found = {}
+    for line, below in pairwise(getattr(source, "body", ())):
+        match line, below:
+            case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(ast.Constant(str(text))):
+                found[name] = inspect.cleandoc(text)
+    return found

@@ -18,6 +18,7 @@ from _oauth2_m2m.credentials import SecretChecker
 from _oauth2_m2m.deadlines import Deadline
 from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable, UnknownKey
 from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.hooks import EventHook, ExtraClaims
 from _oauth2_m2m.issuing import Issuer
 from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.keys import Keys
@@ -38,9 +39,17 @@ REQUEST_DEADLINE = Deadline(REQUEST_SECONDS)
 class Services:
     """The rooms that endpoints and guards work with. Building them sends nothing."""
 
-    def __init__(self, database: AnyDatabase, environment: Environment, sealer: KeySealer) -> None:
+    def __init__(
+        self,
+        database: AnyDatabase,
+        environment: Environment,
+        sealer: KeySealer,
+        *,
+        extra_claims: ExtraClaims | None = None,
+        on_event: EventHook | None = None,
+    ) -> None:
         self.storage = Storage(database)
-        self.audit = AuditLog(self.storage)
+        self.audit = AuditLog(self.storage, on_event)
         self.keys = Keys(self.storage, self.audit, sealer)
         self.limits = RateLimits(self.storage)
         self.revocation = Revocation(self.storage)
@@ -51,7 +60,7 @@ class Services:
         self.authentication = ClientAuthentication(
             self.storage, self.clients, checker, ClientKeys(environment)
         )
-        self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit)
+        self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit, extra_claims)
         self.admission = Admission(self.limits, self.audit, self.revocation, self.clients)
         self.settings = SettingsSource(self.storage, self.audit, self.keys, environment)
         self.reader = TokenReader()

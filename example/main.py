@@ -85,7 +85,7 @@ ASSETS = "/docs/assets"
 app.mount(ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
 
 
-@app.get("/docs", include_in_schema=False)
+@app.get("/docs", include_in_schema=False, dependencies=[Depends(m2m.public)])
 async def swagger_ui(request: Request) -> HTMLResponse:
     """Swagger UI; its "Authorize" gets a token by client credentials."""
     root = request.scope.get("root_path", "").rstrip("/")
@@ -100,7 +100,7 @@ async def swagger_ui(request: Request) -> HTMLResponse:
     )
 
 
-@app.get("/redoc", include_in_schema=False)
+@app.get("/redoc", include_in_schema=False, dependencies=[Depends(m2m.public)])
 async def redoc(request: Request) -> HTMLResponse:
     """ReDoc."""
     root = request.scope.get("root_path", "").rstrip("/")

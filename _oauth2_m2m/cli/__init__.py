@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from _oauth2_m2m.cli import keys
+from _oauth2_m2m.cli import keys, routes
 
 app = typer.Typer(
     name="oauth2-m2m",
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a trace with local variables could show a secret
 )
 app.add_typer(keys.app, name="keys")
+app.command()(routes.routes)
 
 
 def main() -> None:

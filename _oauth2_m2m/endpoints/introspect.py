@@ -19,6 +19,7 @@ from _oauth2_m2m.forms import Form
 from _oauth2_m2m.protected_requests import ServerJudge
 from _oauth2_m2m.responses import caller_of, json_response
 from _oauth2_m2m.revocation import Question
+from _oauth2_m2m.roles import has_role
 from _oauth2_m2m.scopes import format_scope
 from _oauth2_m2m.services import Services
 
@@ -48,7 +49,8 @@ def add_to(router: APIRouter, services: Services) -> None:
                 _check_one_way(form)
             else:
                 client = await authenticated_client(services, request, attempt, settings, form)
-                if client.role != ADMIN_ROLE and INTROSPECT_SCOPE not in client.scopes:
+                is_admin = has_role([client.role], ADMIN_ROLE, settings.role_order)
+                if not is_admin and INTROSPECT_SCOPE not in client.scopes:
                     owner = client.client_id
             return json_response(await _description(services, settings, form, attempt, owner))
 

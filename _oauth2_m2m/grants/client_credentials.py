@@ -29,7 +29,9 @@ async def grant(request: GrantRequest) -> IssuedTokens:
     own = (*request.client.audience, request.settings.audience)
     audience = target(requested_resources(request.form), own)
     scope = narrow(parse_scope(request.form.get("scope", "")), request.client.scopes)
-    return await request.services.issuer.issue(
+    issuer = request.services.issuer
+    extra = await issuer.extra_claims(request.client, scope)
+    return await issuer.issue(
         Event.LOGIN_SUCCESS,
         request.client,
         scope,
@@ -39,6 +41,7 @@ async def grant(request: GrantRequest) -> IssuedTokens:
         refresh=_refresh_token(request, scope, audience),
         audience=audience,
         jkt=request.jkt,
+        extra=extra,
     )
 
 

@@ -68,6 +68,7 @@ async def exchange(
     audience = target(requested_resources(request.form) or token.audience, own)
     if charge:
         await services.admission.charge(request.attempt, request.client, request.settings)
+    extra = await services.issuer.extra_claims(request.client, scope)
 
     # (3) The commit point: exactly one request gets past it.
     grace = request.settings.refresh_grace
@@ -98,6 +99,7 @@ async def exchange(
         refresh=refresh,
         audience=audience,
         jkt=request.jkt,
+        extra=extra,
     )
 
 

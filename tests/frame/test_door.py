@@ -56,6 +56,8 @@ EXPORTED = {
     "RegisteredClient",
     "ResourceServer",
     "ResourceServerHealth",
+    "RouteAccess",
+    "RouteInfo",
     "Settings",
     "TemporarilyUnavailable",
     "TooManyKeys",
