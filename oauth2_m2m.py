@@ -24,7 +24,9 @@ from fastapi import APIRouter, FastAPI
 from _oauth2_m2m.access_tokens import AccessToken
 from _oauth2_m2m.app_routes import RouteAccess, RouteInfo, routes_of
 from _oauth2_m2m.bearer import AccessTokenGuard, Refused, public
+from _oauth2_m2m.client_changes import ClientChange, ClientFields
 from _oauth2_m2m.client_documents import Client, RegisteredClient
+from _oauth2_m2m.client_secrets import SecretInfo
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings, environment_from
 from _oauth2_m2m.endpoints import endpoint_router
@@ -43,11 +45,13 @@ from _oauth2_m2m.errors import (
     InvalidTarget,
     InvalidToken,
     KeyNotFound,
+    LastSecret,
     MissingToken,
     OAuth2Error,
     OAuth2M2MError,
     ProofRefused,
     RateLimitExceeded,
+    SecretNotFound,
     TemporarilyUnavailable,
     TooManyKeys,
     UnauthorizedClient,
@@ -70,8 +74,10 @@ __all__ = [
     "AccessToken",
     "BearerError",
     "Client",
+    "ClientChange",
     "ClientChanged",
     "ClientExists",
+    "ClientFields",
     "ClientNotFound",
     "Clients",
     "ConfigurationError",
@@ -88,6 +94,7 @@ __all__ = [
     "KeyInfo",
     "KeyManagement",
     "KeyNotFound",
+    "LastSecret",
     "MissingToken",
     "OAuth2Error",
     "OAuth2M2M",
@@ -100,6 +107,8 @@ __all__ = [
     "ResourceServerHealth",
     "RouteAccess",
     "RouteInfo",
+    "SecretInfo",
+    "SecretNotFound",
     "Settings",
     "TemporarilyUnavailable",
     "TooManyKeys",
@@ -136,7 +145,7 @@ class OAuth2M2M:
         router: every endpoint; `app.include_router(m2m.router)`.
         access_token: the guard; `Security(m2m.access_token, scopes=["read"])`.
         public: says of a route that it is open to everybody on purpose; `Depends(m2m.public)`.
-        clients: register, rotate, disable, enable, remove and list clients.
+        clients: register, disable, enable, remove and list clients, and their secrets.
         keys: rotate, burn and list the keys that sign access tokens.
 
     Raises:

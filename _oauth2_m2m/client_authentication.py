@@ -32,9 +32,11 @@ from _oauth2_m2m.client_documents import (
     PRIVATE_KEY_JWT,
     SECRET_METHODS,
     Client,
+    StoredSecret,
     client_from,
 )
 from _oauth2_m2m.client_keys import ClientKeys, Keys
+from _oauth2_m2m.client_secrets import renewal
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import LONGEST_SECRET, SecretChecker, is_digest
@@ -171,6 +173,19 @@ def _read_basic(text: str) -> Presented:
     return Presented(client_id, secret, (BASIC,))
 
 
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """A client that has proved who it is.
+
+    Attributes:
+        client: the client, as it is from now on.
+        secret: the secret that it came with; `None` when it signed instead.
+    """
+
+    client: Client
+    secret: StoredSecret | None = None
+
+
 class ClientAuthentication:
     """Compares what is presented with what is stored. The collection `used_assertions`."""
 
@@ -219,7 +234,7 @@ class ClientAuthentication:
         now: datetime,
         settings: Settings,
         endpoint: str = TOKEN_ENDPOINT,
-    ) -> Client:
+    ) -> Authenticated:
         """Decide whether the caller is the client that it says it is.
 
         The work is the same for every refusal: an unknown client's secret is compared with
@@ -242,9 +257,10 @@ class ClientAuthentication:
             client, fault = None, "a method that this client may not use"
         if presented.assertion is not None:
             audiences = own_audiences(settings, endpoint)
-            return await self._prove_by_key(
+            client = await self._prove_by_key(
                 client, fault, presented.assertion, now, settings, audiences
             )
+            return Authenticated(client)
         secret, stored = presented.secret, client.live_secrets(now) if client else []
         if len(secret) > LONGEST_SECRET or is_digest(secret):
             secret, stored = _HOPELESS, []
@@ -253,8 +269,11 @@ class ClientAuthentication:
             fault = fault or "wrong or expired secret"
             raise InvalidClient(detail=fault, by_basic=presented.by_basic)
         if match.digest is not None:
-            return await self._clients.adopt(client, match.stored, match.digest)
-        return client
+            client = await self._clients.adopt(client, match.stored, match.digest)
+        proof = client.secret_stored_as(match.digest or match.stored)
+        if proof is not None and (until := renewal(proof, now)):
+            await self._clients.prolong(client, proof.stored, until)
+        return Authenticated(client, proof)
 
     async def _prove_by_key(
         self,

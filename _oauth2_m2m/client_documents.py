@@ -6,7 +6,9 @@ closed, and the message names the field that is at fault.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +17,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, Settings
+from _oauth2_m2m.credentials import is_digest
 from _oauth2_m2m.key_sets import public_keys_from
 from _oauth2_m2m.remote_documents import place_of
 from _oauth2_m2m.resources import is_resource
@@ -29,8 +32,13 @@ MOST_NETWORKS = 100
 #: So that a token for several of them is still one that can be read.
 _LONGEST_AUDIENCE = 512
 _MOST_REMEMBERED_KEY_SETS = 1000
+LONGEST_ID = 128
 LONGEST_TYPED_ID = 255
+#: How long a secret may stay unused, when that ends it; what is longer counts as that.
+LONGEST_IDLE = timedelta(days=366)
 _LONGEST_LIFETIME_MINUTES = LONGEST_ACCESS_TOKEN_LIFETIME // timedelta(minutes=1)
+
+_NEW_ID = re.compile(r"[A-Za-z0-9._-][A-Za-z0-9._~-]*", re.ASCII)
 
 #: How a client may prove who it is. RFC 7591 section 2 names the methods.
 SECRET_METHODS = BASIC, POST = ("client_secret_basic", "client_secret_post")
@@ -89,8 +97,12 @@ class Client:
         return settings.max_requests_per_minute if own is None else own
 
     def live_secrets(self, now: datetime) -> list[str]:
-        """The stored secrets that have not expired."""
-        return [s.stored for s in self.secrets if s.expires_at is None or s.expires_at > now]
+        """The stored secrets that have not ended."""
+        return [secret.stored for secret in self.secrets if secret.is_live(now)]
+
+    def secret_stored_as(self, stored: str) -> StoredSecret | None:
+        """The secret that the database holds in these words, if it still does."""
+        return next((secret for secret in self.secrets if secret.stored == stored), None)
 
     def allows_address(self, ip: str) -> bool:
         """Whether it may authenticate from this address."""
@@ -121,10 +133,36 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """One of a client's secrets as the database holds it: a digest, or an operator's plain text."""
+    """One of a client's secrets as the database holds it: a digest, or an operator's plain text.
+
+    Attributes:
+        stored: what is compared with what a caller presents; never shown by `repr`.
+        expires_at: when it ends whatever happens, if it does.
+        id: which one of the client's it is. It tells nothing of the secret.
+        label: what people call it.
+        created_at: when it was made, if that is known.
+        retire_when_idle: it ends once it was not used for so long; `None`: it need not be used.
+        idle_until: when it ends unless it is used before, if that was counted yet.
+    """
 
     stored: str = field(repr=False)
     expires_at: datetime | None = None
+    id: str = ""
+    label: str | None = None
+    created_at: datetime | None = None
+    retire_when_idle: timedelta | None = None
+    idle_until: datetime | None = None
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it ends as things stand, if it does."""
+        ends = [end for end in (self.expires_at, self.idle_until) if end is not None]
+        return min(ends, default=None)
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether it is still taken."""
+        end = self.ends_at
+        return end is None or end > now
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +172,12 @@ class RegisteredClient:
     Attributes:
         client: the client.
         client_secret: the secret to hand to whoever runs it; `None` when it uses keys instead.
+        secret_id: which one of the client's secrets that is.
     """
 
     client: Client
     client_secret: str | None = field(repr=False)
+    secret_id: str | None = None
 
 
 def client_from(document: Mapping[str, Any]) -> Client:
@@ -175,21 +215,60 @@ def client_from(document: Mapping[str, Any]) -> Client:
     )
 
 
+def check_new_id(client_id: str) -> str:
+    """The id, if a client may be given it here; by hand there are more.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if len(client_id) > LONGEST_ID or _NEW_ID.fullmatch(client_id) is None:
+        raise ValueError(
+            f"client_id must be 1 to {LONGEST_ID} of A-Z a-z 0-9 . _ ~ - (not ~ first)"
+        )
+    return client_id
+
+
 def _stored_secrets(document: Mapping[str, Any]) -> Iterable[StoredSecret]:
-    first = _text(document, "client_secret")
+    first, details = _text(document, "client_secret"), document.get("client_secret_details") or {}
+    if not isinstance(details, Mapping):
+        raise ValueError("client_secret_details must be a document")
     if first:
-        yield StoredSecret(first)
+        # Where somebody typed another secret over it, the details speak of the one before.
+        yield _stored_secret(first, details if is_digest(first) else {}, 0)
     others = document.get("secrets") or []
     if not isinstance(others, list) or len(others) > MOST_SECRETS:
         raise ValueError(f"secrets must be a list of at most {MOST_SECRETS}")
-    for other in others:
+    for place, other in enumerate(others, start=1):
         if not isinstance(other, Mapping):
             raise ValueError("secrets must be a list of documents")
-        secret, expires_at = _text(other, "secret"), as_utc(other.get("expires_at"))
-        if expires_at is None and other.get("expires_at") is not None:
-            raise ValueError("secrets.expires_at must be a date")
+        secret = _text(other, "secret")
         if secret:
-            yield StoredSecret(secret, expires_at)
+            yield _stored_secret(secret, other, place)
+
+
+def _stored_secret(stored: str, details: Mapping[str, Any], place: int) -> StoredSecret:
+    idle = _whole_number(details, "retire_when_idle_seconds", 1)
+    longest = LONGEST_IDLE // timedelta(seconds=1)
+    return StoredSecret(
+        stored,
+        expires_at=_moment(details, "expires_at"),
+        id=_text(details, "id") or _derived_id(stored, place),
+        label=_text(details, "label"),
+        created_at=_moment(details, "created_at"),
+        retire_when_idle=None if idle is None else timedelta(seconds=min(idle, longest)),
+        idle_until=_moment(details, "idle_until"),
+    )
+
+
+def _derived_id(stored: str, place: int) -> str:
+    """What a secret is called that came without an id: typed by hand, or by an older version.
+
+    A digest names itself. Of a plain text nothing may be told, so it is called by its place until
+    its first use, which gives it an id of its own.
+    """
+    if is_digest(stored):
+        return hashlib.sha256(stored.encode()).hexdigest()[:8]
+    return f"typed-{place}"
 
 
 def _typed_id(document: Mapping[str, Any]) -> str:
@@ -283,6 +362,13 @@ def _text(document: Mapping[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{name} must be a text")
     return value
+
+
+def _moment(document: Mapping[str, Any], name: str) -> datetime | None:
+    moment = as_utc(document.get(name))
+    if moment is None and document.get(name) is not None:
+        raise ValueError(f"secrets.{name} must be a date")
+    return moment
 
 
 def _token_text(document: Mapping[str, Any], name: str) -> str | None:

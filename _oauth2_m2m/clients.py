@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
 import time
 from collections.abc import Awaitable, Collection, Mapping, MutableSequence, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Unpack
 
 from _oauth2_m2m.audit import AuditLog, Event
+from _oauth2_m2m.client_changes import (
+    ClientChange,
+    ClientFields,
+    changed_fields,
+    check_wanted,
+    diff,
+    in_words,
+    stored_fields,
+)
 from _oauth2_m2m.client_documents import (
     LONGEST_TYPED_ID,
     MOST_SECRETS,
     SECRET_METHODS,
     Client,
     RegisteredClient,
+    check_new_id,
     client_from,
 )
+from _oauth2_m2m.client_secrets import (
+    SecretInfo,
+    entries_of,
+    fields_of,
+    new_entry,
+    outgoing,
+    secret_info,
+    without,
+)
+from _oauth2_m2m.client_usage import ClientUsage, Used
 from _oauth2_m2m.config import LONGEST_REFRESH_TOKEN_LIFETIME
 from _oauth2_m2m.credentials import (
     LONGEST_SECRET,
@@ -31,15 +51,14 @@ from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
 from _oauth2_m2m.scopes import plain
-from _oauth2_m2m.storage import Document, Storage, as_utc
+from _oauth2_m2m.storage import Document, Storage
 
 LARGEST_PAGE = 1000
 
 #: A client that was disabled by hand is refused within 30 s; the rest is for the reading itself.
 _REMEMBERED_SECONDS = 25.0
 _MOST_REMEMBERED = 10_000
-_CLIENT_ID = re.compile(r"[A-Za-z0-9._-][A-Za-z0-9._~-]*", re.ASCII)
-_LONGEST_ID = 128
+_SECRET_ID_CHARACTERS = 8
 
 
 class Clients:
@@ -52,12 +71,20 @@ class Clients:
         self._audit = audit
         self._revocation = revocation
         self._checker = checker
+        #: What clients really use.
+        self.used = ClientUsage(storage, self._note_last_uses)
         self._find = GroupCommit(self.find_all)
         self._remembered: Newest[str, tuple[float, Client]] = Newest(_MOST_REMEMBERED)
 
     async def prepare(self) -> None:
-        """Make the index."""
-        await self._clients.ensure_index([("client_id", 1)], unique=True)
+        """Make the indexes."""
+        await asyncio.gather(
+            self._clients.ensure_index([("client_id", 1)], unique=True), self.used.prepare()
+        )
+
+    async def drain(self) -> None:
+        """Write what was noted of clients' use."""
+        await self.used.drain()
 
     async def register(
         self,
@@ -115,24 +142,33 @@ class Clients:
             secret = make_client_secret()
         if secret is not None:
             _check_secret(secret)
+        now, secret_id = _now(), None if secret is None else make_id(_SECRET_ID_CHARACTERS)
+        stored = []
+        if secret is not None and secret_id is not None:
+            stored = [new_entry(secret_id, await self._checker.digest(secret), now)]
         document: Document = {
-            "client_id": _check_id(make_id() if client_id is None else client_id),
-            "client_secret": await self._checker.digest(secret) if secret is not None else None,
-            "scopes": sorted(plain(scopes)),
+            "client_id": check_new_id(make_id() if client_id is None else client_id),
+            **stored_fields(
+                {
+                    "scopes": scopes,
+                    "name": name,
+                    "access_token_expire_minutes": access_token_expire_minutes,
+                    "max_requests_per_minute": max_requests_per_minute,
+                    "allowed_networks": allowed_networks,
+                    "grant_types": grant_types,
+                    "issue_refresh_tokens": issue_refresh_tokens,
+                    "jwks": jwks,
+                    "jwks_uri": jwks_uri,
+                    "token_endpoint_auth_methods": token_endpoint_auth_methods,
+                    "audience": audience,
+                    "dpop_bound_access_tokens": dpop_bound_access_tokens,
+                }
+            ),
             "role": str.__str__(role),
-            "name": name,
-            "access_token_expire_minutes": access_token_expire_minutes,
-            "max_requests_per_minute": max_requests_per_minute,
-            "allowed_networks": list(allowed_networks) or None,
-            "grant_types": _sorted(grant_types),
-            "issue_refresh_tokens": issue_refresh_tokens,
-            "jwks": None if jwks is None else dict(jwks),
-            "jwks_uri": jwks_uri,
-            "token_endpoint_auth_methods": _sorted(token_endpoint_auth_methods),
-            "audience": list(audience) or None,
-            "dpop_bound_access_tokens": dpop_bound_access_tokens,
-            "created_at": _now(),
+            "created_at": now,
             "epoch": make_id(8),
+            **fields_of(stored),
+            "secrets": None,
         }
         document = {name: value for name, value in document.items() if value is not None}
         client = client_from(document)
@@ -140,17 +176,17 @@ class Clients:
         if not await self._clients.insert_one(document):
             raise ClientExists(f"a client {client.client_id!r} is registered already")
         await self._record(Event.CLIENT_CREATED, client.client_id)
-        return RegisteredClient(client, secret)
+        return RegisteredClient(client, secret, secret_id)
 
-    async def rotate_secret(
-        self, client_id: str, *, overlap: timedelta = timedelta(0)
+    async def add_secret(
+        self, client_id: str, *, label: str | None = None, expires_in: timedelta | None = None
     ) -> RegisteredClient:
-        """Give a client a new secret.
+        """Give a client one more secret; those that it has go on working.
 
         Args:
             client_id: whose.
-            overlap: how long the old secret goes on working beside the new one. Without an
-                overlap it stops at once, and the tokens that were had with it with it.
+            label: what people call the secret, such as the host that it is for.
+            expires_in: when it ends; else it does not.
 
         Returns:
             The client and its new secret. The secret cannot be shown again.
@@ -158,25 +194,208 @@ class Clients:
         Raises:
             ClientNotFound: there is no such client.
             ClientChanged: somebody else changed it meanwhile.
-            ValueError: the overlap is negative, or the client has too many secrets already, or uses
-                none at all.
+            ValueError: an argument is out of range, or the client has too many secrets already, or
+                uses none at all.
         """
-        if overlap < timedelta(0):
+        document, client, now = await self._with_secret(client_id)
+        secret, entry = _new_secret(now, label, expires_in)
+        others = await self._hashed(entries_of(document, client, now))
+        await self._update(client, fields_of([entry, *others]), **_secrets_in(document))
+        await self._record(Event.SECRET_ROTATED, client_id, f"secret {entry['id']} added")
+        return RegisteredClient(await self._existing(client_id), secret, entry["id"])
+
+    async def rotate_secret(
+        self,
+        client_id: str,
+        *,
+        overlap: timedelta | None = None,
+        retire_when_idle: timedelta | None = None,
+        label: str | None = None,
+        expires_in: timedelta | None = None,
+    ) -> RegisteredClient:
+        """Give a client a new secret that takes over from those that it has.
+
+        Args:
+            client_id: whose.
+            overlap: how long the old secrets go on working beside the new one. Without an
+                overlap, and without `retire_when_idle`, they stop at once, and the tokens that were
+                had with them with them.
+            retire_when_idle: the old secrets end once they were not used for so long, each for
+                itself, counted from now on. With an overlap, whatever comes first.
+            label: what people call the new secret.
+            expires_in: when the new secret ends; else it does not.
+
+        Returns:
+            The client and its new secret. The secret cannot be shown again.
+
+        Raises:
+            ClientNotFound: there is no such client.
+            ClientChanged: somebody else changed it meanwhile.
+            ValueError: an argument is out of range, or the client has too many secrets already, or
+                uses none at all.
+        """
+        if overlap is not None and overlap < timedelta(0):
             raise ValueError("overlap must not be negative")
-        secret, now = make_client_secret(), _now()
-        document = await self._document(client_id)
-        client = client_from(document)
-        if not client.allows_method(*SECRET_METHODS):
-            raise ValueError("the client uses keys, no secret: change its jwks or jwks_uri instead")
-        update: dict[str, Any] = {"client_secret": fingerprint(secret), "secrets": []}
-        if overlap:
-            update["secrets"] = await self._kept_secrets(document, now, now + overlap)
+        document, client, now = await self._with_secret(client_id)
+        secret, entry = _new_secret(now, label, expires_in)
+        update: dict[str, Any] = {}
+        others: Sequence[Document] = []
+        if overlap or (retire_when_idle and overlap is None):
+            others = outgoing(
+                await self._hashed(entries_of(document, client, now)),
+                now,
+                until=None if overlap is None else now + overlap,
+                idle=retire_when_idle,
+            )
         else:
             update["epoch"] = await self._end_epoch(client, now)
-        read = {name: document.get(name) for name in ("client_secret", "secrets")}
-        await self._update(client, update, **read)
-        await self._record(Event.SECRET_ROTATED, client_id)
-        return RegisteredClient(await self._existing(client_id), secret)
+        update |= fields_of([entry, *others])
+        await self._update(client, update, **_secrets_in(document))
+        old = " ".join(other["id"] for other in others)
+        reason = f"secret {entry['id']} takes over; " + (f"still live: {old}" if old else "alone")
+        await self._record(Event.SECRET_ROTATED, client_id, reason)
+        return RegisteredClient(await self._existing(client_id), secret, entry["id"])
+
+    async def retire_secret(
+        self, client_id: str, secret_id: str, *, end_tokens: bool = False
+    ) -> Client:
+        """End one secret of a client at once; the others go on working.
+
+        Args:
+            client_id: whose.
+            secret_id: which one, by the id that `secrets` shows.
+            end_tokens: end every live token of the client too, as for a secret that leaked. Which
+                tokens were had with it is not known, so it is all of them.
+
+        Raises:
+            ClientNotFound: there is no such client.
+            SecretNotFound: it has no such live secret.
+            LastSecret: it has no other way to prove who it is.
+            ClientChanged: somebody else changed it meanwhile.
+        """
+        now, document = _now(), await self._document(client_id)
+        client = client_from(document)
+        left = without(entries_of(document, client, now), secret_id, client)
+        update = fields_of(await self._hashed(left))
+        if end_tokens:
+            update["epoch"] = await self._end_epoch(client, now)
+        await self._update(client, update, **_secrets_in(document))
+        ended = ", and all tokens" if end_tokens else ""
+        await self._record(Event.SECRET_ROTATED, client_id, f"secret {secret_id} retired{ended}")
+        return await self._existing(client_id)
+
+    async def secrets(self, client_id: str) -> list[SecretInfo]:
+        """The secrets of a client, the newest first, without the secrets themselves.
+
+        Those that ended are there until the next change of its secrets.
+
+        Raises:
+            ClientNotFound: there is no such client.
+        """
+        client, now = await self._existing(client_id), _now()
+        used = {use.name: use for use in await self.used.of(client_id) if use.kind is Used.SECRET}
+        return [secret_info(secret, used.get(secret.id), now) for secret in client.secrets]
+
+    async def prolong(self, client: Client, stored: str, until: datetime) -> None:
+        """Write down that a secret, as it is stored, is in use: it does not end as an idle one."""
+        mine, moved = {"client_id": client.client_id}, "idle_until"
+        await asyncio.gather(
+            self._clients.change(
+                {**mine, "client_secret": stored},
+                {"$max": {f"client_secret_details.{moved}": until}},
+                fields=["_id"],
+            ),
+            self._clients.change(
+                {**mine, "secrets.secret": stored},
+                {"$max": {f"secrets.$.{moved}": until}},
+                fields=["_id"],
+            ),
+        )
+
+    async def update(
+        self, client_id: str, *, end_tokens: bool = False, **fields: Unpack[ClientFields]
+    ) -> Client:
+        """ClientChange what a client may do; see `register` for the fields.
+
+        Args:
+            client_id: which one.
+            end_tokens: end its live tokens too, which else keep what they say until they expire.
+            fields: what it is to be from now on; `None` for the usual. Others stay as they are.
+
+        Raises:
+            ClientNotFound: there is no such client.
+            ClientChanged: somebody else changed the same at the same time.
+            ValueError: a value cannot be stored; the message says which.
+        """
+        document = await self._document(client_id)
+        client, changed = client_from(document), changed_fields(document, stored_fields(fields))
+        if not changed and not end_tokens:
+            return client
+        update = {name: after for name, (_, after) in changed.items()}
+        after = {**document, **update}
+        client_from({name: value for name, value in after.items() if value is not None})
+        if end_tokens:
+            update["epoch"] = await self._end_epoch(client, _now())
+        await self._update(client, update, **{name: document.get(name) for name in changed})
+        what = ", ".join(filter(None, [in_words(changed), "all tokens ended" * end_tokens]))
+        await self._record(Event.CLIENT_UPDATED, client_id, f"changed: {what}")
+        return await self._existing(client_id)
+
+    async def plan(self, wanted: Mapping[str, Any], *, prune: bool = False) -> list[ClientChange]:
+        """What is to be done, so that the clients become what they are wanted to be.
+
+        Args:
+            wanted: for each id the fields of `register`, and `disabled`. What a client says nothing
+                of becomes the usual.
+            prune: remove the clients that are not wanted; else they are left alone.
+
+        Raises:
+            ValueError: one of them cannot be stored; the message names the client and the field.
+        """
+        checked = check_wanted(wanted)
+        return diff(await self.documents(), checked, prune=prune)
+
+    async def carry_out(self, change: ClientChange) -> RegisteredClient | None:
+        """Do one thing of a plan.
+
+        Returns:
+            The client with its secret, which is shown this once, if one was made.
+
+        Raises:
+            ClientExists, ClientNotFound, ClientChanged: somebody else did something meanwhile: make
+                another plan.
+        """
+        fields: Any = {name: after for name, (_, after) in change.fields.items()}
+        match change.action:
+            case "create":
+                return await self.register(change.client_id, **fields)
+            case "update":
+                await self.update(change.client_id, **fields)
+            case "disable":
+                await self.disable(change.client_id)
+            case "enable":
+                await self.enable(change.client_id)
+            case "remove":
+                await self.remove(change.client_id)
+        return None
+
+    async def documents(self) -> list[Document]:
+        """The documents of all clients, in the order of their ids; secrets as they are stored."""
+        documents: list[Document] = []
+        while page := await self.page(documents[-1]["client_id"] if documents else ""):
+            documents += page
+        return documents
+
+    async def page(self, after: str = "", limit: int = LARGEST_PAGE) -> list[Document]:
+        """The documents of some clients, in the order of their ids, malformed ones included.
+
+        Args:
+            after: the last id of the page before.
+            limit: how many at the most, from 1 to 1,000.
+        """
+        # Text alone: an operator's {"client_id": ["a", "b"]} is nobody's.
+        query = {"client_id": {"$gt": after, "$type": "string", "$not": {"$type": "array"}}}
+        return await self._clients.page(query, "client_id", limit)
 
     async def disable(self, client_id: str) -> Client:
         """Stop a client at once: no new tokens, and its live ones are refused everywhere.
@@ -286,9 +505,10 @@ class Clients:
         mine = {"client_id": client.client_id}
         if await self._revocation.is_revoked(Question((_mark(client),))):
             await self._update(client, {"epoch": make_id(8)})
-        await self._clients.change(
-            {**mine, "client_secret": plain}, {"$set": {"client_secret": digest}}
-        )
+        change: Document = {"$set": {"client_secret": digest}}
+        if not is_digest(plain):  # the details are those of the secret that it was typed over
+            change["$unset"] = {"client_secret_details": ""}
+        await self._clients.change({**mine, "client_secret": plain}, change)
         await self._clients.change(
             {**mine, "secrets.secret": plain}, {"$set": {"secrets.$.secret": digest}}
         )
@@ -326,43 +546,66 @@ class Clients:
         return make_id(8)
 
     async def _update(self, client: Client, update: Mapping[str, Any], **read: Any) -> None:
-        """Change a client, unless somebody else changed what this change rests on."""
+        """ClientChange a client, unless somebody else changed what this change rests on.
+
+        A field that becomes `None` is taken out.
+        """
         query = {**_unchanged(client), **read}
-        if await self._clients.change(query, {"$set": dict(update)}, fields=["_id"]) is None:
+        gone = {name: "" for name, value in update.items() if value is None}
+        changes = {"$set": {name: value for name, value in update.items() if value is not None}}
+        if gone:
+            changes["$unset"] = gone
+        if await self._clients.change(query, changes, fields=["_id"]) is None:
             raise ClientChanged(_changed(client.client_id))
         self._remembered.pop(client.client_id, None)
 
-    async def _kept_secrets(
-        self, document: Document, now: datetime, until: datetime
-    ) -> Sequence[Document]:
-        """The live secrets as they shall stand beside a new one, none of them beyond `until`."""
-        first = {"id": make_id(8), "secret": document.get("client_secret"), "expires_at": until}
-        kept: MutableSequence[Document] = []
-        for other in (first, *(document.get("secrets") or [])):
-            secret, expires_at = other.get("secret"), as_utc(other.get("expires_at")) or until
-            if secret and expires_at > now:
-                if not is_digest(secret):
-                    beside = [entry["secret"] for entry in kept]
-                    secret = await self._checker.digest(secret, beside)
-                kept.append({**other, "secret": secret, "expires_at": min(expires_at, until)})
-        if len(kept) >= MOST_SECRETS:
+    async def _with_secret(self, client_id: str) -> tuple[Document, Client, datetime]:
+        """A client that may use secrets, as it stands now."""
+        now, document = _now(), await self._document(client_id)
+        client = client_from(document)
+        if not client.allows_method(*SECRET_METHODS):
+            raise ValueError("the client uses keys, no secret: change its jwks or jwks_uri instead")
+        return document, client, now
+
+    async def _hashed(self, entries: Sequence[Document]) -> Sequence[Document]:
+        """The same secrets, none of them in plain text."""
+        if len(entries) >= MOST_SECRETS:
             raise ValueError(f"the client has {MOST_SECRETS} live secrets already")
-        return kept
+        hashed: MutableSequence[Document] = []
+        for entry in entries:
+            secret = entry["secret"]
+            if not is_digest(secret):
+                secret = await self._checker.digest(secret, [each["secret"] for each in hashed])
+            hashed.append({**entry, "secret": secret})
+        return hashed
+
+    async def _note_last_uses(self, last_uses: Mapping[str, datetime]) -> None:
+        await self._clients.upsert(
+            [
+                ({"client_id": client_id}, {"$max": {"last_used_at": when}})
+                for client_id, when in last_uses.items()
+            ],
+            make=False,
+        )
 
     async def _record(self, event: Event, client_id: str, reason: str | None = None) -> None:
         await self._audit.record(event, _now(), client_id=client_id, reason=reason)
 
 
-def _sorted(words: Collection[str] | None) -> Sequence[str] | None:
-    return None if words is None else sorted(plain(words))
+def _new_secret(
+    now: datetime, label: str | None, expires_in: timedelta | None
+) -> tuple[str, Document]:
+    """A secret that is made now, and its entry."""
+    secret = make_client_secret()
+    secret_id = make_id(_SECRET_ID_CHARACTERS)
+    entry = new_entry(secret_id, fingerprint(secret), now, label=label, expires_in=expires_in)
+    return secret, entry
 
 
-def _check_id(client_id: str) -> str:
-    if len(client_id) > _LONGEST_ID or _CLIENT_ID.fullmatch(client_id) is None:
-        raise ValueError(
-            f"client_id must be 1 to {_LONGEST_ID} of A-Z a-z 0-9 . _ ~ - (not ~ first)"
-        )
-    return client_id
+def _secrets_in(document: Document) -> Document:
+    """What the secrets of a client were when they were read, so that no change of them is lost."""
+    names = ("client_secret", "client_secret_details", "secrets")
+    return {name: document.get(name) for name in names}
 
 
 def _check_secret(secret: str) -> None:

@@ -4,6 +4,7 @@
     ├── ConfigurationError             the operator must mend something; the start fails
     ├── ClientExists, ClientNotFound, ClientChanged
     │                                  m2m.clients was asked for the impossible
+    ├── SecretNotFound, LastSecret     so were its secrets
     ├── KeyNotFound, TooManyKeys       so was m2m.keys
     └── OAuth2Error                    an answer to a request; the class is the code on the wire
         ├── InvalidRequest             400  (404, 405, 408, 413 and 422 are subclasses)
@@ -53,6 +54,14 @@ class ClientNotFound(OAuth2M2MError):
 
 class ClientChanged(OAuth2M2MError):
     """Somebody else changed the client at the same time: nothing was changed here, try again."""
+
+
+class SecretNotFound(OAuth2M2MError):
+    """The client has no live secret of this id."""
+
+
+class LastSecret(OAuth2M2MError):
+    """Without this secret the client could not prove who it is: nothing was changed."""
 
 
 class KeyNotFound(OAuth2M2MError):

@@ -61,6 +61,8 @@ class ServerJudge:
         async def check(attempt: Attempt, settings: Settings) -> AccessToken:
             token = await self._checked(request, attempt, settings)
             check_scopes(token, scopes)
+            used, caller = self._services.clients.used, attempt.caller
+            used.note_call(token.client_id, attempt.now, caller.ip, scopes)
             return token
 
         return await self._settled(request, check)

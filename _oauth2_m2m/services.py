@@ -162,6 +162,7 @@ class Services:
             self.proofs.drain(),
             self.revocation.drain(),
             self.refresh_tokens.drain(),
+            self.clients.drain(),
         )
 
     async def _prepare_for_all(self, questions: Sequence[None]) -> Sequence[None]:

@@ -171,9 +171,14 @@ class Collection:
             return False
         return True
 
-    async def upsert(self, changes: Sequence[tuple[Mapping[str, Any], Update]]) -> None:
-        """Apply updates, each a (query, update) that makes the document where there is none."""
-        writes = [pymongo.UpdateOne(query, update, upsert=True) for query, update in changes]
+    async def upsert(
+        self, changes: Sequence[tuple[Mapping[str, Any], Update]], *, make: bool = True
+    ) -> None:
+        """Apply updates, each a (query, update) that makes the document where there is none.
+
+        With `make=False` none is made.
+        """
+        writes = [pymongo.UpdateOne(query, update, upsert=make) for query, update in changes]
         try:
             await self._do(lambda c: c.bulk_write(writes, ordered=False))
         except BulkWriteError as error:

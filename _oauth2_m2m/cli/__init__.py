@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from _oauth2_m2m.cli import keys, routes
+from _oauth2_m2m.cli import clients, keys, routes, secrets
 
 app = typer.Typer(
     name="oauth2-m2m",
@@ -15,7 +15,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a trace with local variables could show a secret
 )
+app.add_typer(clients.app, name="clients")
 app.add_typer(keys.app, name="keys")
+app.add_typer(secrets.app, name="secrets")
 app.command()(routes.routes)
 
 

@@ -43,7 +43,7 @@ async def authenticated_client(
     expected = authentication.expects(presented)
     document, place = await admission.open(attempt, presented.client_id, expected=expected)
     try:
-        client = await authentication.authenticate(
+        proved = await authentication.authenticate(
             presented,
             document,
             attempt.caller,
@@ -56,10 +56,14 @@ async def authenticated_client(
             authentication.expect(presented, good=False)
             await admission.give_back(attempt, presented.client_id, place)
         raise
+    client, caller = proved.client, attempt.caller
     counted = client.limit(settings) > 0
     if counted != expected:  # seen for the first time, or its limit was lifted or set meanwhile
         authentication.expect(presented, good=counted)
         await admission.give_back(attempt, client.client_id, place)
+    services.clients.used.note_login(
+        client.client_id, attempt.now, caller.ip, proved.secret.id if proved.secret else None
+    )
     await admission.charge(attempt, client, settings, place)
     return client
 

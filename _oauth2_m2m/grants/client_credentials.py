@@ -31,6 +31,7 @@ async def grant(request: GrantRequest) -> IssuedTokens:
     scope = narrow(parse_scope(request.form.get("scope", "")), request.client.scopes)
     issuer = request.services.issuer
     extra = await issuer.extra_claims(request.client, scope)
+    request.note_use(GRANT_TYPE)
     return await issuer.issue(
         Event.LOGIN_SUCCESS,
         request.client,

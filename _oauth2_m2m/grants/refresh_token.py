@@ -89,6 +89,7 @@ async def exchange(
         audience=token.audience,
         jkt=token.jkt,
     )
+    request.note_use(GRANT_TYPE)
     return await services.issuer.issue(
         Event.TOKEN_REFRESHED,
         request.client,

@@ -9,6 +9,7 @@ from _oauth2_m2m.admission import Attempt
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.forms import Form
+from _oauth2_m2m.scopes import parse_scope
 from _oauth2_m2m.services import Services
 
 
@@ -36,3 +37,9 @@ class GrantRequest:
     def now(self) -> datetime:
         """The moment that everything in this request is judged at."""
         return self.attempt.now
+
+    def note_use(self, grant_type: str) -> None:
+        """Note which grant the client used, and the scopes that it asked for by name."""
+        asked = parse_scope(self.form.get("scope", ""))
+        used, caller = self.services.clients.used, self.attempt.caller
+        used.note_grant(self.client.client_id, self.now, caller.ip, grant_type, sorted(asked))

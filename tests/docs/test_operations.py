@@ -23,7 +23,7 @@ from tests.server import configure, running
 OPERATIONS = paper("docs/operations.md")
 AUDIT = section(OPERATIONS, "Reading the audit log")
 BOUNDS = table(OPERATIONS, "what")
-UNITS = {"s": "seconds", "h": "hours", "day": "days", "days": "days"}
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "day": "days", "days": "days"}
 SOURCES = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "_oauth2_m2m").rglob("*.py"))
 WRITTEN = sorted({Event[name] for name in re.findall(r"\bEvent\.([A-Z_]+)", SOURCES)})
 

@@ -17,9 +17,9 @@ from _oauth2_m2m.access_tokens import AccessToken, TokenReader
 from _oauth2_m2m.audit import AuditLog, Event, _document
 from _oauth2_m2m.callers import Caller, addresses
 from _oauth2_m2m.client_authentication import ClientAuthentication, Presented
-from _oauth2_m2m.client_documents import _keys_of, client_from
+from _oauth2_m2m.client_documents import _keys_of, check_new_id, client_from
 from _oauth2_m2m.client_keys import ClientKeys
-from _oauth2_m2m.clients import Clients, _check_id, _check_secret
+from _oauth2_m2m.clients import Clients, _check_secret
 from _oauth2_m2m.compact_tokens import audience_claim, text_claim
 from _oauth2_m2m.config import Environment, settings_from
 from _oauth2_m2m.credentials import SecretChecker
@@ -74,7 +74,7 @@ EDGES: dict[str, Callable[[Any], object]] = {
     "config.MOST_PREVIOUS_KEYS": lambda n: settings_from(
         {"SECRET_KEY": "k" * 32, "PREVIOUS_SECRET_KEYS": [f"{i:0>32}" for i in range(n)]}
     ),
-    "clients._LONGEST_ID": lambda n: _check_id("x" * n),
+    "client_documents.LONGEST_ID": lambda n: check_new_id("x" * n),
     "client_documents.LONGEST_TYPED_ID": lambda n: client_from({"client_id": "x" * n}),
     "client_documents.MOST_SECRETS": lambda n: client(secrets=[{"secret": "x"}] * n),
     "client_documents.MOST_SCOPES": lambda n: client(scopes=[f"s{i}" for i in range(n)]),
@@ -169,6 +169,7 @@ async def _no_endpoint() -> str:
         ("access_tokens._MOST_REMEMBERED", lambda _: TokenReader()._tokens),
         ("proofs._MOST_REMEMBERED", lambda storage: Proofs(storage)._seen),
         ("clients._MOST_REMEMBERED", lambda storage: _clients(storage)._remembered),
+        ("client_usage._MOST_REMEMBERED", lambda storage: _clients(storage).used._noted),
         ("credentials._MOST_REMEMBERED", lambda _: SecretChecker()._remembered),
         ("client_keys._MOST_REMEMBERED", lambda _: ClientKeys(Environment.PRODUCTION)._published),
         (

@@ -252,8 +252,8 @@ async def test_the_right_secret_is_the_client(
     """Any live secret, from where the client may come from."""
     database.clients.insert_one(dict(document))
     presented = Presented("a", secret)
-    client = await authentication.authenticate(presented, document, CALLER, NOW, SETTINGS)
-    assert client.client_id == "a"
+    proved = await authentication.authenticate(presented, document, CALLER, NOW, SETTINGS)
+    assert proved.client.client_id == "a"
 
 
 REFUSED: list[tuple[str, dict[str, Any] | None, str]] = [
@@ -471,7 +471,7 @@ async def test_a_client_is_known_by_its_signature(
 ) -> None:
     """Made with the key that stands in its document."""
     presented = presented_assertion(signed())
-    client = await authentication.authenticate(presented, SIGNER, CALLER, NOW, settings)
+    client = (await authentication.authenticate(presented, SIGNER, CALLER, NOW, settings)).client
     assert client.client_id == "a"
 
 

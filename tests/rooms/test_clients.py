@@ -18,7 +18,13 @@ from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.client_documents import MOST_SECRETS, Client, RegisteredClient, client_from
 from _oauth2_m2m.clients import LARGEST_PAGE, Clients
 from _oauth2_m2m.credentials import SecretChecker, fingerprint, is_digest, is_made_here
-from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
+from _oauth2_m2m.errors import (
+    ClientChanged,
+    ClientExists,
+    ClientNotFound,
+    LastSecret,
+    SecretNotFound,
+)
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
 from _oauth2_m2m.storage import Storage
 from tests.assertions import es256_key, jwks
@@ -461,7 +467,17 @@ async def test_a_client_typed_by_hand_is_managed_like_any_other(
 
 
 @pytest.mark.parametrize(
-    "method", ["get", "rotate_secret", "disable", "enable", "remove", "revoke_tokens"]
+    "method",
+    [
+        "get",
+        "add_secret",
+        "rotate_secret",
+        "secrets",
+        "disable",
+        "enable",
+        "remove",
+        "revoke_tokens",
+    ],
 )
 async def test_an_unknown_client_is_told(
     clients: Clients, database: Database[Any], method: str
@@ -641,3 +657,115 @@ async def test_no_look_up_reads_the_collection_from_end_to_end(
     assert len(plans) >= 8
     assert not [plan for plan in plans if "COLLSCAN" in plan.stages]
     assert all(plan.examined <= 51 for plan in plans)
+
+
+async def test_a_secret_is_added_beside_the_others(
+    clients: Clients, database: Database[Any]
+) -> None:
+    """All of them work, each with its id, its label and its end, and the addition is audited."""
+    first = await clients.register("reporter", scopes=["read"])
+    second = await clients.add_secret("reporter", label="the other host", expires_in=HOUR)
+    for registered in (first, second):
+        assert await works(clients, "reporter", secret_of(registered))
+    new, old = await clients.secrets("reporter")
+    assert (new.id, old.id) == (second.secret_id, first.secret_id)
+    assert (new.label, new.stored, new.live) == ("the other host", "made", True)
+    assert new.expires_at is not None
+    assert new.created_at is not None
+    assert old.expires_at is None
+    assert new.created_at + HOUR == new.expires_at
+    assert events(database, "reporter") == ["client_created", "secret_rotated"]
+    record = database.audit_logs.find_one({"event_type": "secret_rotated"}) or {}
+    assert second.secret_id in record["reason"]
+
+
+async def test_one_secret_is_retired_and_tokens_live_on(
+    storage: Storage, clients: Clients, database: Database[Any]
+) -> None:
+    """It stops at once; no token dies, unless it leaked and somebody says so."""
+    old = await clients.register("reporter", scopes=["read"])
+    new = await clients.rotate_secret("reporter", overlap=HOUR)
+    await clients.retire_secret("reporter", str(old.secret_id))
+    assert not await works(clients, "reporter", secret_of(old))
+    assert await works(clients, "reporter", secret_of(new))
+    assert not await epoch_is_dead(storage, old.client)
+    assert [secret.id for secret in await clients.secrets("reporter")] == [new.secret_id]
+    newest = await clients.add_secret("reporter")
+    await clients.retire_secret("reporter", str(new.secret_id), end_tokens=True)
+    assert await epoch_is_dead(storage, old.client)
+    assert await works(clients, "reporter", secret_of(newest))
+    assert events(database, "reporter")[1:] == ["secret_rotated"] * 4
+
+
+async def test_the_last_secret_cannot_be_retired(clients: Clients, database: Database[Any]) -> None:
+    """That would be a client that nobody can be: it is told, and nothing is changed or recorded."""
+    only = await clients.register("reporter", scopes=["read"])
+    with pytest.raises(LastSecret):
+        await clients.retire_secret("reporter", str(only.secret_id))
+    with pytest.raises(SecretNotFound):
+        await clients.retire_secret("reporter", "another")
+    assert await works(clients, "reporter", secret_of(only))
+    assert events(database, "reporter") == ["client_created"]
+
+
+async def test_old_secrets_end_when_they_are_idle(
+    clients: Clients, database: Database[Any]
+) -> None:
+    """One that is used lives on without end, one that nobody uses ends, and no token dies."""
+    used = await clients.register("reporter", scopes=["read"])
+    idle = await clients.add_secret("reporter")
+    new = await clients.rotate_secret("reporter", retire_when_idle=HOUR)
+    client = await clients.get("reporter")
+    assert client.epoch == used.client.epoch
+    secret = client.secret_stored_as(fingerprint(secret_of(used)))
+    assert secret is not None
+    assert secret.expires_at is None
+    later = datetime.now(UTC) + 100 * HOUR
+    await clients.prolong(client, secret.stored, later + timedelta(seconds=1))
+    live = (await clients.get("reporter")).live_secrets(later)
+    assert live == [fingerprint(secret_of(each)) for each in (new, used)]
+    assert fingerprint(secret_of(idle)) not in live
+    await clients.prolong(client, secret.stored, later - 50 * HOUR)  # from a worker that is late
+    assert (await clients.get("reporter")).live_secrets(later) == live
+
+
+async def test_a_use_that_is_written_meanwhile_is_not_undone(
+    storage: Storage, clients: Clients
+) -> None:
+    """A change of the secrets that rests on an older state is told instead."""
+    first = await clients.register("reporter", scopes=["read"])
+    await clients.rotate_secret("reporter", retire_when_idle=HOUR)
+    document = await clients.find("reporter")
+    client = await clients.get("reporter")
+    secret = client.secret_stored_as(fingerprint(secret_of(first)))
+    assert document is not None
+    assert secret is not None
+    await clients.prolong(client, secret.stored, datetime.now(UTC) + 50 * HOUR)
+    read = {name: document.get(name) for name in ("client_secret", "secrets")}
+    with pytest.raises(ClientChanged):
+        await clients._update(client, {"secrets": []}, **read)
+
+
+async def test_when_clients_were_last_here_is_kept(
+    clients: Clients, database: Database[Any]
+) -> None:
+    """On the document too, as far as there is one: who was removed is not made again."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    await clients.register("reporter", scopes=["read"])
+    for client_id in ("reporter", "removed"):
+        clients.used.note_login(client_id, now, "192.0.2.7")
+    await clients.drain()
+    assert (await clients.get("reporter")).last_used_at == now
+    assert database.clients.count_documents({}) == 1
+
+
+async def test_who_still_uses_a_secret_is_told(clients: Clients) -> None:
+    """By the last use and the addresses, for each of the secrets."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    old = await clients.register("reporter", scopes=["read"])
+    await clients.rotate_secret("reporter", overlap=HOUR)
+    clients.used.note_login("reporter", now, "192.0.2.7", old.secret_id)
+    await clients.drain()
+    unused, used = await clients.secrets("reporter")
+    assert (used.last_used_at, used.last_used_from) == (now, {"192.0.2.7": now})
+    assert (unused.last_used_at, unused.last_used_from) == (None, {})

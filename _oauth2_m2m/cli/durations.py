@@ -1,0 +1,34 @@
+"""Times as people type them: `90s`, `30m`, `12h`, `7d`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import typer
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_DURATION = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+
+
+def duration(text: str) -> timedelta:
+    """Read a time such as `7d`; `0` is none at all.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if text == "0":
+        return timedelta(0)
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no time: use a number and s, m, h or d, such as 7d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def spoken(length: timedelta) -> str:
+    """A time in the largest unit that shows it exactly, as it is typed."""
+    seconds = int(length.total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
