@@ -61,6 +61,8 @@ from _oauth2_m2m.hooks import EventHook, ExtraClaims
 from _oauth2_m2m.key_management import KeyInfo, KeyManagement
 from _oauth2_m2m.key_sealing import VARIABLE as KEY_ENCRYPTION_KEY
 from _oauth2_m2m.key_sealing import sealer_from
+from _oauth2_m2m.logs import JsonFormatter
+from _oauth2_m2m.metrics import Metrics, new_metrics
 from _oauth2_m2m.openapi import describe
 from _oauth2_m2m.protected_requests import ServerJudge
 from _oauth2_m2m.remote_introspection import IntrospectionCredentials
@@ -68,7 +70,7 @@ from _oauth2_m2m.resource_server import ResourceServer, ResourceServerHealth
 from _oauth2_m2m.revoking import find_target, revoke_target
 from _oauth2_m2m.scopes import OfferedScopes, offered_scopes
 from _oauth2_m2m.services import Services
-from _oauth2_m2m.storage import AnyDatabase
+from _oauth2_m2m.storage import AnyDatabase, PoolListener
 
 __all__ = [
     "AccessToken",
@@ -91,14 +93,17 @@ __all__ = [
     "InvalidScope",
     "InvalidTarget",
     "InvalidToken",
+    "JsonFormatter",
     "KeyInfo",
     "KeyManagement",
     "KeyNotFound",
     "LastSecret",
+    "Metrics",
     "MissingToken",
     "OAuth2Error",
     "OAuth2M2M",
     "OAuth2M2MError",
+    "PoolListener",
     "ProofRefused",
     "RateLimitExceeded",
     "Refused",
@@ -147,6 +152,7 @@ class OAuth2M2M:
         public: says of a route that it is open to everybody on purpose; `Depends(m2m.public)`.
         clients: register, disable, enable, remove and list clients, and their secrets.
         keys: rotate, burn and list the keys that sign access tokens.
+        metrics: what was counted and timed, as a Prometheus collector.
 
     Raises:
         ConfigurationError: the database is no PyMongo database, the environment is unknown, or
@@ -162,18 +168,22 @@ class OAuth2M2M:
         extra_claims: ExtraClaimsHook | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
+        self.metrics: Metrics = new_metrics()
         self._services = Services(
             database,
             environment_from(environment or os.environ.get("ENVIRONMENT")),
             sealer_from(os.environ.get(KEY_ENCRYPTION_KEY)),
+            metrics=self.metrics,
             extra_claims=ExtraClaims(extra_claims) if extra_claims else None,
             on_event=EventHook(on_event) if on_event else None,
         )
-        self.access_token = AccessTokenGuard(ServerJudge(self._services), offered_scopes(scopes))
+        self.access_token = AccessTokenGuard(
+            ServerJudge(self._services), offered_scopes(scopes), self.metrics
+        )
         self.public = public
         self.clients: Clients = self._services.clients
         self.keys = KeyManagement(self._services)
-        self.router: APIRouter = endpoint_router(self._services, self._describing)
+        self.router: APIRouter = endpoint_router(self._services, self.metrics, self._describing)
 
     def requires(
         self, *scopes: str, role: str | None = None

@@ -12,13 +12,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from _oauth2_m2m import tracing
 from _oauth2_m2m.audit import AuditLog, Event, refusal_document
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.errors import OAuth2Error, RateLimitExceeded, TemporarilyUnavailable
-from _oauth2_m2m.group_commit import GroupCommit, together
+from _oauth2_m2m.group_commit import together
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.rate_limits import (
     BAD_TOKENS,
     RateLimits,
@@ -27,9 +29,20 @@ from _oauth2_m2m.rate_limits import (
     window_key,
 )
 from _oauth2_m2m.revocation import Question, Revocation
-from _oauth2_m2m.storage import Document
+from _oauth2_m2m.storage import Document, Storage
 
 _NOTHING_PRESENTED = failure_bucket("")
+
+
+#: What a refusal can be called in the audit log.
+REFUSALS = (
+    Event.LOGIN_FAILURE,
+    Event.TOKEN_INVALID,
+    Event.REFRESH_TOKEN_INVALID,
+    Event.REFRESH_TOKEN_REUSE,
+    Event.RATE_LIMIT_EXCEEDED,
+    Event.ACCESS_DENIED,
+)
 
 
 @dataclass(slots=True)
@@ -92,12 +105,22 @@ class Admission:
     """Counts and records."""
 
     def __init__(
-        self, limits: RateLimits, audit: AuditLog, revocation: Revocation, clients: Clients
+        self,
+        storage: Storage,
+        limits: RateLimits,
+        audit: AuditLog,
+        revocation: Revocation,
+        clients: Clients,
     ) -> None:
         self._limits = limits
         self._audit = audit
-        self._open = GroupCommit(together(clients.find_all, limits.look_up_all, limits.take_all))
-        self._check = GroupCommit(together(revocation.find_all, limits.take_all))
+        self._metrics = storage.metrics
+        if self._metrics is not None:
+            self._metrics.refusals.begin(*REFUSALS)
+        self._open = storage.queue(
+            Queue.AUTHENTICATION, together(clients.find_all, limits.look_up_all, limits.take_all)
+        )
+        self._check = storage.queue(Queue.CHECK, together(revocation.find_all, limits.take_all))
 
     async def check_failures(self, attempt: Attempt) -> None:
         """Refuse, before any secret is looked at, when the window of failures is full.
@@ -157,6 +180,7 @@ class Admission:
             RateLimitExceeded: it is used up.
         """
         attempt.client_id, attempt.authenticated = client.client_id, True
+        tracing.note(client_id=client.client_id)
         limit = client.limit(settings)
         if limit:
             key = attempt.budget_key(client.client_id)
@@ -204,6 +228,9 @@ class Admission:
             return error
         if not attempt.authenticated and not isinstance(error, RateLimitExceeded):
             error = await self._count_failure(attempt, error)
+        limited = isinstance(error, RateLimitExceeded)
+        if self._metrics is not None:
+            self._metrics.refusals[Event.RATE_LIMIT_EXCEEDED if limited else attempt.event].inc()
         if isinstance(error, RateLimitExceeded):
             first = refusal_document(attempt.now, attempt.caller, error.client_id, error.limit)
             await self._audit.refused(error.key, first)

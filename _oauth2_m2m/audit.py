@@ -7,21 +7,19 @@ be written fails.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from _oauth2_m2m.callers import Caller
-from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.credentials import without_secrets
 from _oauth2_m2m.hooks import EventHook
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.storage import Document, Storage
 
 _LONGEST_CLIENT_ID = 128
 _LONGEST_REASON = 300
-#: The beginning of a secret or token that was made here, or of anybody's JWT, however it goes on.
-_PASTED = re.compile(r"(m2m[a-z]_)[0-9A-Za-z]{8,}|(eyJ)[\w-]{8,}\.[\w.-]*", re.ASCII)
 
 
 class Event(StrEnum):
@@ -55,8 +53,8 @@ class AuditLog:
     def __init__(self, storage: Storage, on_event: EventHook | None = None) -> None:
         self._records = storage.collection("audit_logs")
         self._on_event = on_event
-        self._insert = GroupCommit(self._write)
-        self._count = GroupCommit(self._count_refusals)
+        self._insert = storage.queue(Queue.AUDIT, self._write)
+        self._count = storage.queue(Queue.AUDIT_REFUSALS, self._count_refusals)
 
     async def prepare(self, retention: timedelta) -> None:
         """Make the indexes; a changed retention is set on the one there is."""
@@ -156,7 +154,7 @@ def _masked(text: str) -> str:
     Nor does it break the line of a log that it is exported to. What is replaced is not left out, or
     it could become somebody's id.
     """
-    text = _PASTED.sub(r"\1\2...", text)
+    text = without_secrets(text)
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -30,7 +30,8 @@ from _oauth2_m2m.errors import (
     OAuth2Error,
     ProofRefused,
 )
-from _oauth2_m2m.responses import error_response
+from _oauth2_m2m.metrics import Metrics
+from _oauth2_m2m.responses import caller_of, error_response
 from _oauth2_m2m.scopes import is_scope_token, plain
 
 _SCHEMES = {BEARER.lower(): BEARER, DPOP.lower(): DPOP}
@@ -95,13 +96,20 @@ class AccessTokenGuard(SecurityBase):
     Args:
         judge: who decides.
         scopes: the scopes to offer in the OpenAPI document, with what each allows.
+        metrics: where checks are counted.
         token_url: where tokens are had, for the OpenAPI document.
     """
 
     def __init__(
-        self, judge: Judge, scopes: Mapping[str, str], *, token_url: str = "token"
+        self,
+        judge: Judge,
+        scopes: Mapping[str, str],
+        metrics: Metrics,
+        *,
+        token_url: str = "token",
     ) -> None:
         self._judge = judge
+        self._metrics = metrics
         self.offered = frozenset(scopes)
         self.scheme_name = "oauth2_m2m"
         flow = OAuthFlowClientCredentials(tokenUrl=token_url, scopes=dict(scopes))
@@ -115,10 +123,14 @@ class AccessTokenGuard(SecurityBase):
         Raises:
             Refused: 401, 403, 429 or 503.
         """
-        try:
-            return await self._judge.admit(request, security_scopes.scopes)
-        except OAuth2Error as error:
-            raise _refused(request, error) from None
+        caller_of(request)  # log lines of the request name it from here on
+        with self._metrics.guard() as seen:
+            try:
+                return await self._judge.admit(request, security_scopes.scopes)
+            except OAuth2Error as error:
+                seen.refused(error)
+                refused = _refused(request, error)
+        raise refused from None
 
     def requires(
         self, *scopes: str, role: str | None = None
@@ -139,10 +151,12 @@ class AccessTokenGuard(SecurityBase):
             if role is None or self._judge.has_role(token, role):
                 return token
             missing = InsufficientScope(" ".join(scopes), role)
-            try:
-                cause = await self._judge.refuse(request, token, missing)
-            except OAuth2Error as error:
-                cause = error
+            with self._metrics.guard() as seen:
+                try:
+                    cause = await self._judge.refuse(request, token, missing)
+                except OAuth2Error as error:
+                    cause = error
+                seen.refused(cause)
             raise _refused(request, cause)
 
         setattr(guard, _ROLE, role)

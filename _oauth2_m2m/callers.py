@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
@@ -14,6 +15,9 @@ _LONGEST_REQUEST_ID = 64
 _LONGEST_USER_AGENT = 200
 _MOST_REMEMBERED = 4096
 _UNKNOWN_ADDRESS = "unknown"
+
+#: Who asks, while a request is under way: so that log lines can name the request.
+CALLER: ContextVar[Caller | None] = ContextVar("oauth2_m2m.caller", default=None)
 
 
 class Caller:

@@ -47,7 +47,7 @@ from _oauth2_m2m.credentials import (
     make_id,
 )
 from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
-from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
 from _oauth2_m2m.scopes import plain
@@ -73,7 +73,7 @@ class Clients:
         self._checker = checker
         #: What clients really use.
         self.used = ClientUsage(storage, self._note_last_uses)
-        self._find = GroupCommit(self.find_all)
+        self._find = storage.queue(Queue.CLIENTS, self.find_all)
         self._remembered: Newest[str, tuple[float, Client]] = Newest(_MOST_REMEMBERED)
 
     async def prepare(self) -> None:

@@ -79,6 +79,8 @@ class Settings:
     jwks_uri_private_addresses: bool
     #: The highest first: each may do what those after it may.
     role_order: tuple[str, ...]
+    #: Whether `GET /metrics` is there.
+    metrics: bool
     #: Key material; never shown by `repr`.
     secret_key: Secret
     previous_secret_keys: tuple[Secret, ...]
@@ -192,6 +194,7 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
         dpop_require_nonce=field.read("DPOP_REQUIRE_NONCE", _boolean, False),
         jwks_uri_private_addresses=field.read("JWKS_URI_PRIVATE_ADDRESSES", _boolean, False),
         role_order=field.read("ROLE_ORDER", role_order_from, ()),
+        metrics=field.read("METRICS", _boolean, False),
         secret_key=field.read("SECRET_KEY", _secret, None),
         previous_secret_keys=field.read("PREVIOUS_SECRET_KEYS", _secrets, ()),
     )

@@ -40,6 +40,8 @@ _CHECKSUM_CHARACTERS = 6  # 62 ** 6 > 2 ** 32
 _MADE = re.compile(
     rf"m2m[a-z]_[0-9A-Za-z]{{{_RANDOM_CHARACTERS + _CHECKSUM_CHARACTERS}}}", re.ASCII
 )
+#: The beginning of a secret or token that was made here, or of anybody's JWT, however it goes on.
+_PASTED = re.compile(r"(m2m[a-z]_)[0-9A-Za-z]{8,}|(eyJ)[\w-]{8,}\.[\w.-]*", re.ASCII)
 _DIGEST = re.compile(r"sha256\$[0-9a-f]{64}|scrypt\$.*", re.ASCII | re.DOTALL)
 
 # OWASP's password storage recommendation for scrypt: 16 MiB, five passes.
@@ -53,6 +55,14 @@ _MOST_WAITING_FROM_ONE_NETWORK = 8
 _OPERATOR = "operator"
 _REMEMBERED_SECONDS = 300
 _MOST_REMEMBERED = 1024
+
+
+def without_secrets(text: str) -> str:
+    """A text in which whatever has the shape of a secret or a token is cut short.
+
+    What is replaced is not left out: the rest must not become something else.
+    """
+    return _PASTED.sub(r"\1\2...", text)
 
 
 def make_client_secret() -> str:

@@ -15,9 +15,15 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import Any, Generic, TypeVar
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from _oauth2_m2m import tracing
 from _oauth2_m2m.errors import TemporarilyUnavailable
+from _oauth2_m2m.metrics import QueueMetrics
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -36,6 +42,7 @@ class GroupCommit(Generic[Q, A]):
             reaches every question of the batch.
         largest_batch: how many questions one command may answer.
         most_waiting: how many questions may wait; one more is refused at once.
+        metrics: where its batches are counted, if anywhere.
     """
 
     def __init__(
@@ -44,8 +51,10 @@ class GroupCommit(Generic[Q, A]):
         *,
         largest_batch: int = LARGEST_BATCH,
         most_waiting: int = MOST_WAITING,
+        metrics: QueueMetrics | None = None,
     ) -> None:
         self._command = command
+        self._metrics = metrics
         self._largest_batch = largest_batch
         self._most_waiting = most_waiting
         # A queue lives and dies with its event loop: test clients start one loop after another.
@@ -67,9 +76,11 @@ class GroupCommit(Generic[Q, A]):
         if lane is None or lane.loop() is not loop:
             lane = self._lane = self._lanes.setdefault(loop, _Lane(loop))
         if lane.waiting >= self._most_waiting:
+            if self._metrics is not None:
+                self._metrics.full()
             raise TemporarilyUnavailable(detail="too many requests are waiting for the database")
         if not lane.batches or len(lane.batches[-1].questions) >= self._largest_batch:
-            lane.batches.append(_Batch())
+            lane.batches.append(_Batch(None if self._metrics is None else tracing.current()))
         batch = lane.batches[-1]
         batch.questions.append(question)
         lane.waiting += 1
@@ -89,8 +100,25 @@ class GroupCommit(Generic[Q, A]):
         while lane.batches:
             batch = lane.batches.popleft()
             lane.waiting -= len(batch.questions)
-            await self._answer(batch)
+            if self._metrics is None:
+                await self._answer(batch)
+            else:
+                await self._answer_and_count(batch, lane, self._metrics)
         lane.worker = None  # at once, so that the next question starts another
+
+    async def _answer_and_count(
+        self, batch: _Batch[Q, A], lane: _Lane[Q, A], metrics: QueueMetrics
+    ) -> None:
+        size, began = len(batch.questions), perf_counter()
+        with tracing.span("batch", cause=batch.cause, queue=metrics.name, size=size):
+            await self._answer(batch)
+        metrics.answered(
+            size,
+            waited=began - batch.opened_at,
+            took=perf_counter() - began,
+            waiting=lane.waiting,
+            failed=batch.failure is not None,
+        )
 
     async def _answer(self, batch: _Batch[Q, A]) -> None:
         try:
@@ -150,11 +178,17 @@ async def _all_of(work: Sequence[Coroutine[Any, Any, Sequence[Any]]]) -> list[Se
 
 
 class _Batch(Generic[Q, A]):
-    """Questions that one command answers, and those who wait for it."""
+    """Questions that one command answers, and those who wait for it.
 
-    __slots__ = ("answers", "ended", "failure", "questions", "waiters")
+    Args:
+        cause: the span of the first question, if it has one.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("answers", "cause", "ended", "failure", "opened_at", "questions", "waiters")
+
+    def __init__(self, cause: SpanContext | None) -> None:
+        self.cause = cause
+        self.opened_at = perf_counter()
         self.questions: list[Q] = []
         self.answers: Sequence[A] = ()
         self.failure: Exception | None = None

@@ -7,13 +7,13 @@ of their lives stand in `key_ring`.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from _oauth2_m2m.audit import AuditLog, Event
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
-from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.key_ring import (
     SIGNS_FOR,
     KeyRing,
@@ -26,7 +26,13 @@ from _oauth2_m2m.key_ring import (
     successor_begins,
 )
 from _oauth2_m2m.key_sealing import KeySealer
-from _oauth2_m2m.signatures import SigningKey, new_private_key, private_signing_key
+from _oauth2_m2m.metrics import Metrics, Queue
+from _oauth2_m2m.signatures import (
+    ASYMMETRIC_ALGORITHMS,
+    SigningKey,
+    new_private_key,
+    private_signing_key,
+)
 from _oauth2_m2m.storage import Storage
 
 #: The last expiry is written down ahead, so that it is one write an hour and not one a token.
@@ -43,11 +49,12 @@ class Keys:
         self._keys = storage.collection("keys")
         self._audit = audit
         self._sealer = sealer
+        self._metrics = storage.metrics
         #: Whether the ring was seen to be older than the collection: it is to be read again.
         self.outdated = False
         self._ring: KeyRing | None = None
         self._written: dict[str, datetime] = {}
-        self._write = GroupCommit(self._write_expiries)
+        self._write = storage.queue(Queue.KEYS, self._write_expiries)
 
     @property
     def ring(self) -> KeyRing:
@@ -96,6 +103,8 @@ class Keys:
         self._written = {key.kid: key.last_expiry for key in stored if key.last_expiry}
         if not ring.same_as(self._ring):
             self._ring = ring
+        if self._metrics is not None:
+            _show(self._metrics, ring, signing)
         return self.ring
 
     async def make(self, algorithm: str, number: int, signs_from: datetime, now: datetime) -> bool:
@@ -220,6 +229,15 @@ class Keys:
         alive = {"_id": kid, "burned_at": None}
         update = {"$max": {"last_expiry": moment}}
         return await self._keys.change(alive, update, fields=["_id"]) is not None
+
+
+def _show(metrics: Metrics, ring: KeyRing, signing: StoredKey | None) -> None:
+    """Show how many keys there are, and since when the one signs, which no shared secret tells."""
+    algorithms = Counter(key.algorithm for key in ring.verifying.values())
+    for algorithm in ("HS256", *ASYMMETRIC_ALGORITHMS):
+        metrics.keys[algorithm].set(algorithms[algorithm])
+    if signing is not None and signing.number:
+        metrics.signing_key_from[signing.algorithm].set(signing.signs_from.timestamp())
 
 
 def _moment(latest: tuple[datetime, SigningKey]) -> datetime:

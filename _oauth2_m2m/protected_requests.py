@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from starlette.requests import HTTPConnection
 
+from _oauth2_m2m import tracing
 from _oauth2_m2m.access_tokens import AccessToken, check_audience
 from _oauth2_m2m.admission import Attempt, attempt_at_route
 from _oauth2_m2m.bearer import Credentials, check_scopes, method_of, path_of, presented
@@ -111,6 +112,7 @@ class ServerJudge:
             token = await self._check(request, attempt, settings)
             request.scope[_CHECKED] = (self, token)
         attempt.proves(token.client_id, token.jti)
+        tracing.note(client_id=token.client_id)
         return token
 
     async def _check(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from _oauth2_m2m.credentials import make_id
 from _oauth2_m2m.errors import RateLimitExceeded, TemporarilyUnavailable
-from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.storage import Document, Storage
 
 #: Made-up client ids share this many documents for an address and minute.
@@ -54,10 +54,10 @@ class RateLimits:
     def __init__(self, storage: Storage) -> None:
         # Durable like everything else: a failover that forgets counts would admit too many.
         self._counts = storage.collection("rate_limits")
-        self._take = GroupCommit(self.take_all)
+        self._take = storage.queue(Queue.PLACES, self.take_all)
         self._names: list[str] = []
-        self._give = GroupCommit(self._give_places)
-        self._look = GroupCommit(self.look_up_all)
+        self._give = storage.queue(Queue.PLACES_GIVEN_BACK, self._give_places)
+        self._look = storage.queue(Queue.FAILURES, self.look_up_all)
 
     async def prepare(self) -> None:
         """Make the index."""

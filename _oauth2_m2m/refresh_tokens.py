@@ -27,7 +27,7 @@ from _oauth2_m2m.credentials import (
     make_refresh_token,
 )
 from _oauth2_m2m.errors import InvalidScope
-from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.revocation import Question, epoch_mark, family_mark
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
 from _oauth2_m2m.storage import TTL_LAG, Collection, Document, Storage, as_utc
@@ -100,10 +100,11 @@ class RefreshTokens:
     def __init__(self, storage: Storage) -> None:
         self._tokens = storage.collection("tokens")
         self._used = storage.collection("used_refresh_tokens")
-        self._insert = GroupCommit(self._tokens.insert)
-        self._claim = GroupCommit(self._used.insert)
-        self._find_stored = GroupCommit(partial(_find_all, self._tokens))
-        self._find_used = GroupCommit(partial(_find_all, self._used))
+        queue, tokens, used = storage.queue, self._tokens, self._used
+        self._insert = queue(Queue.REFRESH_TOKENS, tokens.insert)
+        self._claim = queue(Queue.REFRESH_TOKENS_CLAIMED, used.insert)
+        self._find_stored = queue(Queue.REFRESH_TOKENS_FOUND, partial(_find_all, tokens))
+        self._find_used = queue(Queue.REFRESH_TOKENS_USED, partial(_find_all, used))
 
     async def prepare(self) -> None:
         """Make the indexes."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +31,7 @@ from _oauth2_m2m.errors import (
 )
 from _oauth2_m2m.issuer_calls import IssuerCalls
 from _oauth2_m2m.issuer_documents import IssuerDocuments, Keys
+from _oauth2_m2m.metrics import FAILED, SUCCESS, Metrics
 from _oauth2_m2m.remote_introspection import (
     IntrospectionCredentials,
     RemoteIntrospection,
@@ -82,10 +85,16 @@ class RemoteJudge:
         rules: Rules,
         documents: IssuerDocuments,
         introspection: IntrospectionCredentials | None,
+        metrics: Metrics,
     ) -> None:
         self.documents = documents
         self.follower = (
-            RevocationFollower(self._feed, max_lag=rules.max_lag, leeway=rules.leeway)
+            RevocationFollower(
+                self._feed,
+                max_lag=rules.max_lag,
+                leeway=rules.leeway,
+                attempted=self._show,
+            )
             if rules.follows
             else None
         )
@@ -95,6 +104,7 @@ class RemoteJudge:
             else None
         )
         self._rules = rules
+        self._metrics = metrics
         self._reader = TokenReader()
         self._proofs = UsedProofs()
         self._background: dict[asyncio.AbstractEventLoop, _Background] = {}
@@ -265,6 +275,17 @@ class RemoteJudge:
         if endpoint is None:
             raise ValueError("the issuer offers no introspection")
         return endpoint
+
+    def _show(self, follower: RevocationFollower) -> None:
+        """Show how old the knowledge is, as moments: so it ages though nobody shows it again."""
+        metrics, issuer, now = self._metrics, self._rules.issuer, time.time()
+        outcome = SUCCESS if follower.fault is None else FAILED
+        metrics.feed_polls[issuer, outcome].inc()
+        metrics.revocations[issuer].set(len(follower.marks))
+        if math.isfinite(follower.lag):
+            metrics.revocations_known[issuer].set(now - follower.lag)
+        if math.isfinite(self.documents.keys_age):
+            metrics.issuer_keys_seen[issuer].set(now - self.documents.keys_age)
 
     def _started(self) -> _Background:
         loop = asyncio.get_running_loop()

@@ -17,9 +17,10 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from _oauth2_m2m.access_tokens import AccessToken
 from _oauth2_m2m.bearer import AccessTokenGuard, public
 from _oauth2_m2m.config import Environment, audience_from, environment_from, is_address
-from _oauth2_m2m.endpoints.route import OAuthRoute
+from _oauth2_m2m.endpoints.route import route_class
 from _oauth2_m2m.errors import ConfigurationError
 from _oauth2_m2m.issuer_documents import IssuerDocuments
+from _oauth2_m2m.metrics import Metrics, new_metrics
 from _oauth2_m2m.openapi import describe
 from _oauth2_m2m.remote_introspection import LONGEST_MAX_AGE, IntrospectionCredentials
 from _oauth2_m2m.remote_judge import RemoteJudge, Rules
@@ -85,6 +86,7 @@ class ResourceServer:
     Attributes:
         access_token: the guard; `Security(api.access_token, scopes=["read"])`.
         public: says of a route that it is open to everybody on purpose; `Depends(api.public)`.
+        metrics: what was counted and timed, as a Prometheus collector.
         router: `GET /.well-known/oauth-protected-resource` (RFC 9728), if you care to include it.
 
     Raises:
@@ -134,9 +136,10 @@ class ResourceServer:
         documents = IssuerDocuments(issuer, allow_http=chosen is Environment.DEVELOPMENT)
         self._rules = rules
         self._scopes = offered_scopes(scopes)
-        self._judge = RemoteJudge(rules, documents, introspection)
+        self.metrics: Metrics = new_metrics()
+        self._judge = RemoteJudge(rules, documents, introspection, self.metrics)
         self.access_token = AccessTokenGuard(
-            self._judge, self._scopes, token_url=f"{issuer.rstrip('/')}/token"
+            self._judge, self._scopes, self.metrics, token_url=f"{issuer.rstrip('/')}/token"
         )
         self.public = public
         self.router: APIRouter = self._router()
@@ -200,7 +203,9 @@ class ResourceServer:
         )
 
     def _router(self) -> APIRouter:
-        router = APIRouter(route_class=OAuthRoute, tags=["oauth2"], lifespan=self._describing)
+        router = APIRouter(
+            route_class=route_class(self.metrics), tags=["oauth2"], lifespan=self._describing
+        )
         if not is_address(self._rules.audience):
             return router  # there is nothing that could be looked up
         path = urlsplit(self._rules.audience).path.rstrip("/")

@@ -9,17 +9,23 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.status import HTTP_200_OK
 
-from _oauth2_m2m.callers import Caller
+from _oauth2_m2m.callers import CALLER, Caller
 from _oauth2_m2m.errors import OAuth2Error
 
 #: RFC 6749 section 5.1; Pragma is for caches of HTTP/1.0.
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
+_CALLER = "oauth2_m2m.caller"
+
 
 def caller_of(request: HTTPConnection) -> Caller:
-    """The caller of a request, by the address that the server vouches for."""
-    peer = request.scope.get("client")
-    return Caller(peer[0] if peer else None, request.headers)
+    """The caller of a request, by the address that the server vouches for; one for all who ask."""
+    caller: Caller | None = request.scope.get(_CALLER)
+    if caller is None:
+        peer = request.scope.get("client")
+        caller = request.scope[_CALLER] = Caller(peer[0] if peer else None, request.headers)
+        CALLER.set(caller)  # until the task of the request ends
+    return caller
 
 
 def json_response(

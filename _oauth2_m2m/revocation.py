@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.signatures import b64url_decode, b64url_encode
 from _oauth2_m2m.storage import TTL_LAG, Document, Storage
 
@@ -86,8 +86,8 @@ class Revocation:
     def __init__(self, storage: Storage) -> None:
         self._marks = storage.collection("revoked_tokens")
         self._proven_marks = self._marks.with_read_concern("linearizable")
-        self._check = GroupCommit(self.find_all)
-        self._write = GroupCommit(self._set)
+        self._check = storage.queue(Queue.REVOCATION, self.find_all)
+        self._write = storage.queue(Queue.REVOCATION_WRITES, self._set)
 
     async def prepare(self) -> None:
         """Make the indexes, and give marks of before the feed their place in it."""

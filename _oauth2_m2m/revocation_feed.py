@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME
 from _oauth2_m2m.errors import InvalidRequest
-from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.revocation import published
 from _oauth2_m2m.signatures import b64url_decode, b64url_encode
 from _oauth2_m2m.storage import Document, Storage, as_sequence, as_utc, sequence_value
@@ -180,8 +180,8 @@ class RevocationFeed:
         self._marks = storage.collection("revoked_tokens")
         self._page_size = page_size
         # Who keeps up never waits behind those who catch up.
-        self._near = GroupCommit(self._read_all)
-        self._far = GroupCommit(self._read_far)
+        self._near = storage.queue(Queue.FEED_NEAR, self._read_all)
+        self._far = storage.queue(Queue.FEED_CATCHING_UP, self._read_far)
         self._rest_until = 0.0
         self._newest_seen = 0
 

@@ -116,6 +116,7 @@ class RevocationFollower:
         max_lag: how old the knowledge may become. It is asked for four times as often.
         leeway: how long after its expiry a token is still taken here.
         most_marks: how many marks are kept.
+        attempted: told of each attempt, when it has ended.
 
     Attributes:
         fault: why nothing could be learnt last time; `None` when it could, or nobody has tried.
@@ -128,10 +129,12 @@ class RevocationFollower:
         max_lag: timedelta,
         leeway: timedelta,
         most_marks: int = MOST_MARKS,
+        attempted: Callable[[RevocationFollower], None] = lambda _: None,
     ) -> None:
         self.marks = Marks(leeway, most_marks)
         self.fault: str | None = None
         self._find_feed = find_feed
+        self._attempted = attempted
         self._max_lag = max_lag.total_seconds()
         self._pause = max(self._max_lag / POLLS_IN_A_LAG, SHORTEST_PAUSE_SECONDS)
         self._cursor: str | None = None
@@ -165,6 +168,7 @@ class RevocationFollower:
         self.fault = None
         while True:
             await self._attempt(calls)
+            self._attempted(self)
             ended.set()
             ended.clear()
             await asyncio.sleep(self._until_next())

@@ -22,6 +22,7 @@ from _oauth2_m2m.hooks import EventHook, ExtraClaims
 from _oauth2_m2m.issuing import Issuer
 from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.keys import Keys
+from _oauth2_m2m.metrics import Metrics
 from _oauth2_m2m.proofs import Proofs
 from _oauth2_m2m.rate_limits import RateLimits
 from _oauth2_m2m.refresh_tokens import RefreshTokens
@@ -37,7 +38,16 @@ REQUEST_DEADLINE = Deadline(REQUEST_SECONDS)
 
 
 class Services:
-    """The rooms that endpoints and guards work with. Building them sends nothing."""
+    """The rooms that endpoints and guards work with. Building them sends nothing.
+
+    Args:
+        database: a PyMongo `Database` or `AsyncDatabase`.
+        environment: development or production.
+        sealer: what seals private keys.
+        metrics: where they count; nowhere unless given.
+        extra_claims: what the app adds to access tokens.
+        on_event: what the app does about audit records.
+    """
 
     def __init__(
         self,
@@ -45,10 +55,11 @@ class Services:
         environment: Environment,
         sealer: KeySealer,
         *,
+        metrics: Metrics | None = None,
         extra_claims: ExtraClaims | None = None,
         on_event: EventHook | None = None,
     ) -> None:
-        self.storage = Storage(database)
+        self.storage = Storage(database, metrics)
         self.audit = AuditLog(self.storage, on_event)
         self.keys = Keys(self.storage, self.audit, sealer)
         self.limits = RateLimits(self.storage)
@@ -61,7 +72,9 @@ class Services:
             self.storage, self.clients, checker, ClientKeys(environment)
         )
         self.issuer = Issuer(self.keys, self.refresh_tokens, self.audit, extra_claims)
-        self.admission = Admission(self.limits, self.audit, self.revocation, self.clients)
+        self.admission = Admission(
+            self.storage, self.limits, self.audit, self.revocation, self.clients
+        )
         self.settings = SettingsSource(self.storage, self.audit, self.keys, environment)
         self.reader = TokenReader()
         self._prepared = False

@@ -22,8 +22,8 @@ from _oauth2_m2m.config import (
     weaknesses,
 )
 from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
-from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.keys import Keys
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.storage import Document, Storage
 
 #: A change is seen within 30 s; the rest is left for the reading itself.
@@ -55,7 +55,7 @@ class SettingsSource:
         self._waiting = 0
         self._good_document: Document | None = None
         self._last_document: Document | None = None
-        self._reread = GroupCommit(self._refresh)
+        self._reread = storage.queue(Queue.CONFIG, self._refresh)
 
     async def load(self) -> Settings:
         """Read the settings for the first time; make them where there are none.

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Awaitable
 from datetime import datetime
 
-from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.signatures import b64url_encode
 from _oauth2_m2m.storage import TTL_LAG, Storage
 
@@ -25,7 +25,7 @@ class SingleUse:
 
     def __init__(self, storage: Storage, collection_name: str) -> None:
         self._used = storage.collection(collection_name)
-        self._claim = GroupCommit(self._used.insert)
+        self._claim = storage.queue(Queue(collection_name), self._used.insert)
 
     async def prepare(self) -> None:
         """Make the index."""

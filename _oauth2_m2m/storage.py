@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from threading import Lock
+from typing import Any, TypeAlias, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.timestamp import Timestamp
-from pymongo import IndexModel, ReadPreference, ReturnDocument, WriteConcern
+from pymongo import IndexModel, ReadPreference, ReturnDocument, WriteConcern, monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     BulkWriteError,
@@ -31,7 +33,11 @@ from pymongo.synchronous.database import Database
 
 from _oauth2_m2m.deadlines import Deadline
 from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
+from _oauth2_m2m.group_commit import GroupCommit
+from _oauth2_m2m.metrics import Metrics, Queue
 
+Q = TypeVar("Q")
+A = TypeVar("A")
 Document: TypeAlias = dict[str, Any]
 #: Update operators, or a pipeline that computes the new document from the old one.
 Update: TypeAlias = Mapping[str, Any] | list[Document]
@@ -67,12 +73,13 @@ class Storage:
 
     Args:
         database: a PyMongo `Database` or `AsyncDatabase`. Nothing is sent before the first use.
+        metrics: where the rooms count, if anywhere.
 
     Raises:
         ConfigurationError: it is neither.
     """
 
-    def __init__(self, database: AnyDatabase) -> None:
+    def __init__(self, database: AnyDatabase, metrics: Metrics | None = None) -> None:
         if not isinstance(database, Database | AsyncDatabase):
             raise ConfigurationError(
                 "OAuth2M2M needs a PyMongo database, such as "
@@ -80,6 +87,11 @@ class Storage:
                 f"{type(database).__name__}"
             )
         self._database = database
+        self.metrics = metrics
+        if metrics is not None:
+            for listener in database.client.options.event_listeners:
+                if isinstance(listener, PoolListener):
+                    listener.count_in(metrics)
 
     def collection(self, name: str) -> Collection:
         """A collection by name."""
@@ -91,6 +103,13 @@ class Storage:
             read_concern=_OF_THE_MAJORITY,
         )
         return Collection(collection, isinstance(self._database, AsyncDatabase))
+
+    def queue(
+        self, name: Queue, command: Callable[[Sequence[Q]], Awaitable[Sequence[A]]]
+    ) -> GroupCommit[Q, A]:
+        """A queue of group commit, counted under a name."""
+        metrics = None if self.metrics is None else self.metrics.queue(name)
+        return GroupCommit(command, metrics=metrics)
 
     async def ping(self, seconds: float) -> None:
         """Ask the database for a sign of life.
@@ -104,6 +123,85 @@ class Storage:
                 await _run(ping, isinstance(self._database, AsyncDatabase), Deadline(seconds))
         except TimeoutError:
             raise TemporarilyUnavailable(detail=f"no answer within {seconds:g} s") from None
+
+
+class PoolListener(monitoring.ConnectionPoolListener):
+    """Counts the connections of a MongoDB client, for the metrics of an `OAuth2M2M`.
+
+        mongo = AsyncMongoClient(url, event_listeners=[PoolListener()])
+        m2m = OAuth2M2M(mongo.oauth2_m2m)
+
+    PyMongo takes listeners only when a client is made, so it is handed in there, and found here.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # a synchronous client is used from many threads
+        self._metrics: list[Metrics] = []
+        self._states: Counter[str] = Counter()
+
+    def count_in(self, metrics: Metrics) -> None:
+        """Have the connections counted there, too; what was opened before included."""
+        with self._lock:
+            if metrics not in self._metrics:
+                self._metrics.append(metrics)
+                for state, number in self._states.items():
+                    metrics.connections[state].inc(number)
+
+    def connection_created(self, event: monitoring.ConnectionCreatedEvent) -> None:
+        """PyMongo's hook."""
+        self._change(open=1)
+
+    def connection_closed(self, event: monitoring.ConnectionClosedEvent) -> None:
+        """PyMongo's hook."""
+        self._change(open=-1)
+        for metrics in self._metrics:
+            metrics.connections_closed[event.reason].inc()
+
+    def connection_check_out_started(
+        self, event: monitoring.ConnectionCheckOutStartedEvent
+    ) -> None:
+        """PyMongo's hook."""
+        self._change(awaited=1)
+
+    def connection_checked_out(self, event: monitoring.ConnectionCheckedOutEvent) -> None:
+        """PyMongo's hook."""
+        self._change(awaited=-1, in_use=1)
+        self._time("success", event.duration)
+
+    def connection_check_out_failed(self, event: monitoring.ConnectionCheckOutFailedEvent) -> None:
+        """PyMongo's hook."""
+        self._change(awaited=-1)
+        self._time(event.reason, event.duration)
+
+    def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None:
+        """PyMongo's hook."""
+        self._change(in_use=-1)
+
+    def connection_ready(self, event: monitoring.ConnectionReadyEvent) -> None:
+        """Nothing to count, as with all of the following."""
+
+    def pool_created(self, event: monitoring.PoolCreatedEvent) -> None:
+        """Nothing to count."""
+
+    def pool_ready(self, event: monitoring.PoolReadyEvent) -> None:
+        """Nothing to count."""
+
+    def pool_cleared(self, event: monitoring.PoolClearedEvent) -> None:
+        """Nothing to count."""
+
+    def pool_closed(self, event: monitoring.PoolClosedEvent) -> None:
+        """Nothing to count."""
+
+    def _change(self, **states: int) -> None:
+        with self._lock:
+            for state, number in states.items():
+                self._states[state] += number
+                for metrics in self._metrics:
+                    metrics.connections[state].inc(number)
+
+    def _time(self, outcome: str, seconds: float | None) -> None:
+        for metrics in self._metrics:
+            metrics.checkout_seconds[outcome].observe(seconds or 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,11 @@ from pymongo import AsyncMongoClient
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oauth2_m2m import AccessToken, ConfigurationError, OAuth2M2M
+from oauth2_m2m import AccessToken, ConfigurationError, OAuth2M2M, PoolListener
 
 mongo: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-    os.environ.get("MONGODB_URL", "mongodb://localhost:27017")
+    os.environ.get("MONGODB_URL", "mongodb://localhost:27017"),
+    event_listeners=[PoolListener()],  # GET /metrics, where it is on, tells of the connections
 )
 m2m = OAuth2M2M(
     mongo[os.environ.get("MONGODB_DB", "oauth2_m2m")],

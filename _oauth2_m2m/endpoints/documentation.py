@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.responses import PlainTextResponse
 
 Operation = dict[str, Any]
 
@@ -272,6 +273,17 @@ RESOURCE_METADATA = _published("How the guarded routes are to be called (RFC 972
 LIVE: Operation = {
     "summary": "Whether the process answers",
     "responses": {200: {"model": HealthResponse}},
+}
+
+METRICS: Operation = {
+    "summary": "What was counted and timed, for Prometheus",
+    "description": "Off unless METRICS is set in the config. It asks for the scope `metrics`, but "
+    "not of programs on the same host.",
+    "response_class": PlainTextResponse,
+    "responses": {
+        **GUARDED_RESPONSES,
+        404: _error("It is off"),
+    },
 }
 
 READY: Operation = {

@@ -12,7 +12,12 @@ from _oauth2_m2m.credentials import fingerprint
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
 from _oauth2_m2m.endpoints.proving import nonce_header, proved_key
-from _oauth2_m2m.endpoints.route import json_object_of, optional_text_member, text_member
+from _oauth2_m2m.endpoints.route import (
+    json_object_of,
+    note_grant,
+    optional_text_member,
+    text_member,
+)
 from _oauth2_m2m.errors import InvalidGrant, InvalidRefreshToken, PlainDialectOff
 from _oauth2_m2m.forms import Form
 from _oauth2_m2m.grants.refresh_token import GRANT_TYPE, exchange
@@ -37,6 +42,7 @@ def add_to(router: APIRouter, services: Services) -> None:
 
     @router.post("/refresh", **documentation.REFRESH)
     async def refresh(request: Request) -> Response:
+        note_grant(request, GRANT_TYPE)
         settings = await services.ready()
         attempt = attempt_at_endpoint(caller_of(request), settings, Event.REFRESH_TOKEN_INVALID)
         async with services.admission.settling(attempt):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
@@ -23,7 +23,8 @@ from _oauth2_m2m.errors import (
     Unprocessable,
 )
 from _oauth2_m2m.forms import LARGEST_BODY_BYTES, Form, parse_form, parse_json
-from _oauth2_m2m.responses import error_response
+from _oauth2_m2m.metrics import DISCONNECTED, Metrics, Observation
+from _oauth2_m2m.responses import caller_of, error_response
 from _oauth2_m2m.services import REQUEST_DEADLINE
 
 FORM = "application/x-www-form-urlencoded"
@@ -32,30 +33,47 @@ BODY_SECONDS = 10
 BODY_DEADLINE = Deadline(BODY_SECONDS)
 
 _BODY = "oauth2_m2m.body"
+_OBSERVATION = "oauth2_m2m.observation"
 
 
 class OAuthRoute(APIRoute):
     """A route whose endpoint takes the request and returns a response.
 
-    It turns an OAuth error into its response, bounds the time that the endpoint may take, and
-    leaves out FastAPI's parsing, which knows nothing of the RFCs' rules for parameters.
+    It counts what comes of the request, under the name of the endpoint's function. It turns an
+    OAuth error into its response, bounds the time that the endpoint may take, and leaves out
+    FastAPI's parsing, which knows nothing of the RFCs' rules for parameters.
     """
+
+    metrics: ClassVar[Metrics]
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's hook: what to call for a request."""
         endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
 
-        async def handle(request: Request) -> Response:
+        async def answer(request: Request, seen: Observation) -> Response:
             try:
                 await _read_body(request)
                 with REQUEST_DEADLINE():
                     return await endpoint(request)
-            except OAuth2Error as error:
-                return error_response(error)
             except TimeoutError:
-                return error_response(TemporarilyUnavailable())
-            except ClientDisconnect:
-                return Response(status_code=InvalidRequest.status_code)
+                error: OAuth2Error = TemporarilyUnavailable()
+            except OAuth2Error as refusal:
+                error = refusal
+            seen.refused(error)
+            return error_response(error)
+
+        async def handle(request: Request) -> Response:
+            caller_of(request)  # log lines of the request name it from here on
+            with self.metrics.endpoint(endpoint.__name__) as seen:
+                request.scope[_OBSERVATION] = seen
+                try:
+                    response = await answer(request, seen)
+                except ClientDisconnect:
+                    seen.outcome = DISCONNECTED
+                    return Response(status_code=InvalidRequest.status_code)
+                if response.status_code == TemporarilyUnavailable.status_code:  # as health says it
+                    seen.outcome = TemporarilyUnavailable.error
+                return response
 
         return handle
 
@@ -82,6 +100,16 @@ class OAuthRoute(APIRoute):
             await error_response(wrong)(scope, receive, send)
         else:
             await super().handle(scope, receive, send)
+
+
+def route_class(metrics: Metrics) -> type[OAuthRoute]:
+    """The class of the routes whose requests are counted there."""
+    return type(OAuthRoute.__name__, (OAuthRoute,), {"metrics": metrics})
+
+
+def note_grant(request: Request, grant: str) -> None:
+    """Note by which grant a request asks for tokens, in a word that is known beforehand."""
+    request.scope[_OBSERVATION].grant = grant
 
 
 class OAuthRouter(APIRouter):

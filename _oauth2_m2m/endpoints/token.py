@@ -11,10 +11,10 @@ from _oauth2_m2m.config import Settings
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.endpoints.authenticating import authenticated_client
 from _oauth2_m2m.endpoints.proving import nonce_header, proved_key
-from _oauth2_m2m.endpoints.route import form_of
+from _oauth2_m2m.endpoints.route import form_of, note_grant
 from _oauth2_m2m.errors import PlainDialectOff, UnauthorizedClient, UnsupportedGrantType
 from _oauth2_m2m.forms import Form
-from _oauth2_m2m.grants import find_grant
+from _oauth2_m2m.grants import find_grant, grant_word
 from _oauth2_m2m.grants.client_credentials import GRANT_TYPE, PLAIN_GRANT_TYPE
 from _oauth2_m2m.grants.request import GrantRequest
 from _oauth2_m2m.issuing import IssuedTokens
@@ -41,6 +41,7 @@ async def _issue(
     if plain and settings.is_fapi2:
         raise PlainDialectOff
     grant_type = form.get("grant_type", PLAIN_GRANT_TYPE)
+    note_grant(request, grant_word(grant_type))
     client = await authenticated_client(services, request, attempt, settings, form, plain=plain)
     attempt.event = Event.ACCESS_DENIED
     jkt = await proved_key(services, request, attempt, settings, client)

@@ -29,6 +29,11 @@ def find_grant(grant_type: str, settings: Settings) -> Grant | None:
     return _GRANTS.get(grant_type)
 
 
+def grant_word(grant_type: str) -> str:
+    """The name of a grant, or one word for all that are none of ours."""
+    return grant_type if grant_type in _GRANTS else "unknown"
+
+
 def offered_grants(settings: Settings) -> list[str]:
     """The grants of standard clients. RFC 8414 section 2, `grant_types_supported`."""
     plain = client_credentials.PLAIN_GRANT_TYPE
