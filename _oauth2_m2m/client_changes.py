@@ -91,7 +91,7 @@ def changed_fields(
     document: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
     """The fields that differ from a document, each with what it is and what it becomes."""
-    pairs = {name: (document.get(name), value) for name, value in wanted.items()}
+    pairs = {name: (document.get(name), wanted[name]) for name in FIELDS if name in wanted}
     return {
         name: pair
         for name, pair in pairs.items()

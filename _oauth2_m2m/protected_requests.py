@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 from starlette.requests import HTTPConnection
 
@@ -86,7 +87,10 @@ class ServerJudge:
     def has_role(self, token: AccessToken, role: str) -> bool:
         """Whether a token has a role, or one that stands above it in `ROLE_ORDER`."""
         settings = self._services.settings.last_good
-        return has_role(token.roles, role, settings.role_order if settings else ())
+        if not has_role(token.roles, role, settings.role_order if settings else ()):
+            return False
+        self._services.clients.used.note_call(token.client_id, datetime.now(UTC), None, (), role)
+        return True
 
     async def _settled(self, request: HTTPConnection, check: Check) -> AccessToken:
         """Run a check within the time of a request, and settle whatever it refuses."""
