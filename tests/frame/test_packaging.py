@@ -21,19 +21,60 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("wheel")
 
 PROGRAM = """\
-from fastapi import FastAPI, Security
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from fastapi import Depends, FastAPI, Security
 from pymongo import AsyncMongoClient
 
-from oauth2_m2m import AccessToken, OAuth2M2M
+from oauth2_m2m import AccessToken, Client, OAuth2M2M, ResourceServer, RouteAccess
 
-m2m = OAuth2M2M(AsyncMongoClient("mongodb://localhost:27017").oauth2_m2m)
+
+class Scope(StrEnum):
+    READ = "read"
+
+
+class Role(StrEnum):
+    ADMIN = "admin"
+
+
+def tenant_of(client: Client, scope: frozenset[str]) -> dict[str, str]:
+    return {"tenant": client.client_id}
+
+
+async def hear(event: Mapping[str, Any]) -> None:
+    print(event["event_type"])
+
+
+m2m = OAuth2M2M(
+    AsyncMongoClient("mongodb://localhost:27017").oauth2_m2m,
+    scopes=Scope,
+    extra_claims=tenant_of,
+    on_event=hear,
+)
 app = FastAPI(lifespan=m2m.lifespan)
 app.include_router(m2m.router)
 
 
 @app.get("/hello")
-async def hello(token: AccessToken = Security(m2m.access_token, scopes=["read"])) -> str:
-    return token.client_id
+async def hello(token: AccessToken = Security(m2m.access_token, scopes=[Scope.READ])) -> str:
+    return token.client_id if Scope.READ in token.scopes else ""
+
+
+@app.get("/admin", dependencies=[Depends(m2m.requires(Scope.READ, role=Role.ADMIN))])
+async def admin() -> None: ...
+
+
+async def register() -> None:
+    await m2m.clients.register("billing", scopes=[Scope.READ], role=Role.ADMIN)
+
+
+descriptions: dict[Scope, str] = {Scope.READ: "Read"}
+api = ResourceServer(
+    "https://a.example", audience="urn:api", scopes=descriptions, role_order=[Role.ADMIN]
+)
+assert all(route.access is not RouteAccess.OPEN for route in m2m.routes(app))
 """
 
 

@@ -17,11 +17,15 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from _oauth2_m2m.access_tokens import check_audience, read_access_token, sign_access_token
+from _oauth2_m2m.client_documents import LONGEST_TYPED_ID
 from _oauth2_m2m.compact_tokens import LONGEST_TOKEN
 from _oauth2_m2m.config import Secret, Settings, settings_from
 from _oauth2_m2m.errors import InvalidToken
+from _oauth2_m2m.hooks import LARGEST_CLAIMS_BYTES, checked_claims
 from _oauth2_m2m.key_ring import KeyRing, build_ring
 from _oauth2_m2m.key_sealing import KeySealer
+from _oauth2_m2m.resources import MOST_RESOURCES
+from _oauth2_m2m.roles import LONGEST_ROLE
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
 ISSUED = int(NOW.timestamp())
@@ -626,3 +630,36 @@ def test_a_refusal_quotes_nothing_of_the_token() -> None:
 def test_the_ring_knows_its_keys_by_their_ids(ring: KeyRing) -> None:
     """The signing key verifies too, under the `kid` that it writes into headers."""
     assert ring.verifying[ring.signing.kid] is ring.signing
+
+
+def test_a_token_with_everything_at_its_bound_can_be_read() -> None:
+    """Whatever clients and hooks may have, what is handed out is not too long for a guard."""
+    room = LARGEST_CLAIMS_BYTES - len(json.dumps({"extra": ""}, separators=(",", ":")))
+    extra = checked_claims({"extra": "x" * room})
+    scope = frozenset({"s" * 2047, "t" * 2048})
+    audience = [f"urn:{n}:" + "a" * 506 for n in range(MOST_RESOURCES)]
+    token = sign_access_token(
+        settings=SETTINGS,
+        keys=RING,
+        now=NOW,
+        client_id="c" * LONGEST_TYPED_ID,
+        scope=scope,
+        roles=["r" * LONGEST_ROLE],
+        lifetime=MINUTE,
+        epoch="e" * 8,
+        family_id="f" * 22,
+        audience=audience,
+        jkt="j" * 43,
+        extra=extra,
+    ).text
+    rs256 = 342  # the longest signature, in base64url
+    assert len(token) + rs256 + len(LONGEST_ISSUER_TRIED) < LONGEST_TOKEN
+    found = read_access_token(
+        token, issuer=SETTINGS.issuer, keys=RING.verifying, now=NOW, leeway=SETTINGS.leeway
+    )
+    assert found.claims["extra"] == "x" * room
+    assert found.scopes == scope
+
+
+#: Nothing bounds an issuer's name; this is more than anybody has.
+LONGEST_ISSUER_TRIED = "https://" + "i" * 500
