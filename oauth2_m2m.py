@@ -14,9 +14,8 @@ This is the door. What lies behind it is in `_oauth2_m2m`, one room per concept.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -29,12 +28,15 @@ from _oauth2_m2m.client_documents import Client, RegisteredClient
 from _oauth2_m2m.client_secrets import SecretInfo
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings, environment_from
+from _oauth2_m2m.config_management import ConfigChange, ConfigField, ConfigManagement, FieldChange
+from _oauth2_m2m.doctor import Examination, Finding, Severity
 from _oauth2_m2m.endpoints import endpoint_router
 from _oauth2_m2m.errors import (
     BearerError,
     ClientChanged,
     ClientExists,
     ClientNotFound,
+    ConfigChanged,
     ConfigurationError,
     InsufficientScope,
     InvalidClient,
@@ -53,6 +55,7 @@ from _oauth2_m2m.errors import (
     RateLimitExceeded,
     SecretNotFound,
     TemporarilyUnavailable,
+    TokenNotFound,
     TooManyKeys,
     UnauthorizedClient,
     UnsupportedGrantType,
@@ -67,10 +70,10 @@ from _oauth2_m2m.openapi import describe
 from _oauth2_m2m.protected_requests import ServerJudge
 from _oauth2_m2m.remote_introspection import IntrospectionCredentials
 from _oauth2_m2m.resource_server import ResourceServer, ResourceServerHealth
-from _oauth2_m2m.revoking import find_target, revoke_target
 from _oauth2_m2m.scopes import OfferedScopes, offered_scopes
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.storage import AnyDatabase, PoolListener
+from _oauth2_m2m.token_management import TokenManagement, TokenReport
 
 __all__ = [
     "AccessToken",
@@ -82,8 +85,14 @@ __all__ = [
     "ClientFields",
     "ClientNotFound",
     "Clients",
+    "ConfigChange",
+    "ConfigChanged",
+    "ConfigField",
+    "ConfigManagement",
     "ConfigurationError",
     "Environment",
+    "FieldChange",
+    "Finding",
     "InsufficientScope",
     "IntrospectionCredentials",
     "InvalidClient",
@@ -115,7 +124,11 @@ __all__ = [
     "SecretInfo",
     "SecretNotFound",
     "Settings",
+    "Severity",
     "TemporarilyUnavailable",
+    "TokenManagement",
+    "TokenNotFound",
+    "TokenReport",
     "TooManyKeys",
     "UnauthorizedClient",
     "UnsupportedGrantType",
@@ -153,6 +166,8 @@ class OAuth2M2M:
         clients: register, disable, enable, remove and list clients, and their secrets.
         keys: rotate, burn and list the keys that sign access tokens.
         metrics: what was counted and timed, as a Prometheus collector.
+        tokens: inspect and revoke tokens.
+        configuration: read and change the config.
 
     Raises:
         ConfigurationError: the database is no PyMongo database, the environment is unknown, or
@@ -184,6 +199,8 @@ class OAuth2M2M:
         self.clients: Clients = self._services.clients
         self.keys = KeyManagement(self._services)
         self.router: APIRouter = endpoint_router(self._services, self.metrics, self._describing)
+        self.tokens = TokenManagement(self._services)
+        self.configuration = ConfigManagement(self._services)
 
     def requires(
         self, *scopes: str, role: str | None = None
@@ -235,10 +252,18 @@ class OAuth2M2M:
             InvalidToken: it is no token of this server, or has expired.
             TemporarilyUnavailable: the database does not answer.
         """
-        settings = await self._services.ready()
-        now = datetime.now(UTC)
-        target = await find_target(self._services, settings, token, now)
-        await revoke_target(self._services, target, now, caller=None)
+        await self.tokens.revoke(token)
+
+    async def doctor(self, app: FastAPI | None = None) -> Sequence[Finding]:
+        """What is unsafe or will fail, the worst first. Nothing is written.
+
+        Args:
+            app: the app that is guarded, if it is to be looked at too.
+
+        Raises:
+            TemporarilyUnavailable: the database does not answer.
+        """
+        return await Examination(self._services).findings(app)
 
     @asynccontextmanager
     async def _describing(self, app: FastAPI) -> AsyncIterator[None]:

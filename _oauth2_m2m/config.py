@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from _oauth2_m2m.errors import ConfigurationError
@@ -156,7 +156,41 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
         ConfigurationError: a field is missing, of the wrong type or out of range; the message
             names it.
     """
-    field = _Fields(document)
+    return _settings(_Fields(document))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A config document, field by field, whether or not it can be used.
+
+    Attributes:
+        values: what each known field comes to, by its name; its default where it is not set.
+        mistakes: what is wrong with those that cannot be used, by their names; it quotes nothing.
+        secret: the names of the fields that are never shown.
+        unknown: the names that mean nothing to this version.
+    """
+
+    values: Mapping[str, Any]
+    mistakes: Mapping[str, str]
+    secret: frozenset[str]
+    unknown: tuple[str, ...]
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of all fields that a config may have."""
+        return (*self.values, *self.mistakes)
+
+
+def reading_of(document: Mapping[str, Any]) -> Reading:
+    """Read a config document for people: every field, and every mistake instead of the first."""
+    field = _Fields(document, lenient=True)
+    _settings(field)
+    known = {"_id", *field.values, *field.mistakes}
+    unknown = tuple(sorted(name for name in document if name not in known))
+    return Reading(field.values, field.mistakes, frozenset(field.secret), unknown)
+
+
+def _settings(field: _Fields) -> Settings:
     issuer = field.read("ISSUER", _issuer, _DEVELOPMENT_ISSUER)
     profile = field.read("PROFILE", _one_of("default", FAPI2), "default")
     return Settings(
@@ -220,23 +254,41 @@ def weaknesses(settings: Settings) -> list[str]:
 
 
 class _Fields:
-    """Reads one field after another, so that every mistake is told with the field's name."""
+    """Reads one field after another, so that every mistake is told with the field's name.
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
+    Args:
+        document: the config document.
+        lenient: note mistakes, and go on with the default, instead of raising the first.
+    """
+
+    def __init__(self, document: Mapping[str, Any], *, lenient: bool = False) -> None:
         self._document = document
+        self._lenient = lenient
+        self.values: dict[str, Any] = {}
+        self.mistakes: dict[str, str] = {}
+        self.secret: set[str] = set()
 
     def read(self, name: str, check: Callable[[Any], T], default: T | None) -> T:
-        value = self._document.get(name)
+        if check in (_secret, _secrets):
+            self.secret.add(name)
         try:
-            if value is not None:
-                return check(value)
-            if default is not None:
-                return default
-            raise ValueError("is missing")
+            value = self.values[name] = self._checked(name, check, default)
         except ValueError as mistake:
-            raise ConfigurationError(
-                f"config.{CONFIG_ID}.{name} {mistake}: mend it in the collection config"
-            ) from None
+            if not self._lenient:
+                raise ConfigurationError(
+                    f"config.{CONFIG_ID}.{name} {mistake}: mend it in the collection config"
+                ) from None
+            self.mistakes[name] = str(mistake)
+            return cast("T", default)
+        return value
+
+    def _checked(self, name: str, check: Callable[[Any], T], default: T | None) -> T:
+        value = self._document.get(name)
+        if value is not None:
+            return check(value)
+        if default is None:
+            raise ValueError("is missing")
+        return default
 
 
 def _number(smallest: int, largest: int) -> Callable[[Any], int]:

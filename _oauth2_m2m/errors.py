@@ -6,6 +6,8 @@
     │                                  m2m.clients was asked for the impossible
     ├── SecretNotFound, LastSecret     so were its secrets
     ├── KeyNotFound, TooManyKeys       so was m2m.keys
+    ├── ConfigChanged                  so was m2m.configuration
+    ├── TokenNotFound                  so was m2m.tokens
     └── OAuth2Error                    an answer to a request; the class is the code on the wire
         ├── InvalidRequest             400  (404, 405, 408, 413 and 422 are subclasses)
         ├── InvalidClient              401
@@ -62,6 +64,14 @@ class SecretNotFound(OAuth2M2MError):
 
 class LastSecret(OAuth2M2MError):
     """Without this secret the client could not prove who it is: nothing was changed."""
+
+
+class TokenNotFound(OAuth2M2MError):
+    """There is no token of this id."""
+
+
+class ConfigChanged(OAuth2M2MError):
+    """Somebody else changed the config at the same time: nothing was changed here, try again."""
 
 
 class KeyNotFound(OAuth2M2MError):

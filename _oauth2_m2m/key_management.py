@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, MOST_PREVIOUS_KEYS, Settings
-from _oauth2_m2m.errors import KeyNotFound, TooManyKeys
+from _oauth2_m2m.errors import ConfigurationError, KeyNotFound, TooManyKeys
 from _oauth2_m2m.key_ring import KEPT, StoredKey, next_number, signing_at
 from _oauth2_m2m.key_sets import MOST_KEYS as MOST_PUBLISHED
 from _oauth2_m2m.revocation import key_mark
@@ -112,6 +112,26 @@ class KeyManagement:
                 await services.settings.forget_secret_key(secret)
         await services.keys.burn(kid, algorithm, now, until)
         await services.settings.fresh()
+
+    async def rewrap(self) -> Sequence[str]:
+        """Seal every private key anew with the first key of `OAUTH2_M2M_KEY_ENCRYPTION_KEY`.
+
+        Those that are sealed with it already are left alone. Running workers go on with the keys
+        that they have open; to read them again they need that first key, too.
+
+        Returns:
+            The ids of those that were sealed anew.
+
+        Raises:
+            ConfigurationError: the variable is not set, or a key does not open with any of its
+                keys; all that do open were sealed anew.
+            TemporarilyUnavailable: the database does not answer.
+        """
+        rewrapped = await self._services.keys.rewrap(datetime.now(UTC))
+        if rewrapped.failed:
+            done = f"{len(rewrapped.done)} keys were sealed anew, but "
+            raise ConfigurationError(done + "; ".join(rewrapped.failed))
+        return rewrapped.done
 
     async def _settings(self) -> Settings:
         """The settings and keys as they stand now: what is remembered may be past already."""

@@ -7,17 +7,32 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from _oauth2_m2m.errors import ConfigurationError
+from _oauth2_m2m.storage import Collection, Document
 
 #: The environment variable with the keys that seal and open.
 VARIABLE = "OAUTH2_M2M_KEY_ENCRYPTION_KEY"
 _KEY_BYTES, _NONCE_BYTES = 32, 12
 _MAKE_ONE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped:
+    """What became of private keys that were to be sealed anew.
+
+    Attributes:
+        done: the ids of those that were.
+        failed: why others could not be; each names its key.
+    """
+
+    done: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
 
 class KeySealer:
@@ -67,6 +82,40 @@ class KeySealer:
             raise ConfigurationError(
                 f"signing key {kid} does not open: its document in the collection keys was altered"
             ) from None
+
+
+async def rewrap(
+    sealer: KeySealer, collection: Collection, documents: Iterable[Document]
+) -> Rewrapped:
+    """Seal private keys anew with the first key, where another one or none was used.
+
+    Workers may go on meanwhile, and others may do the same: a key is replaced only as it was read.
+
+    Args:
+        sealer: opens them, and seals them anew.
+        collection: where they lie.
+        documents: their documents, with `private` and `sealed_with`; those without are left alone.
+
+    Raises:
+        ConfigurationError: there is no key to seal with.
+        TemporarilyUnavailable: the database does not answer.
+    """
+    if sealer.seals_with is None:
+        raise ConfigurationError(f"{VARIABLE} is not set: make a key with {_MAKE_ONE}")
+    done, failed = [], []
+    for document in documents:
+        name, private, sealed_with = (document.get(f) for f in ("_id", "private", "sealed_with"))
+        if not isinstance(private, bytes) or sealed_with == sealer.seals_with:
+            continue
+        try:
+            sealed, with_key = sealer.seal(sealer.open(private, str(name), sealed_with), str(name))
+        except ConfigurationError as mistake:
+            failed.append(str(mistake))
+            continue
+        update = {"$set": {"private": sealed, "sealed_with": with_key}}
+        if await collection.change({"_id": name, "private": private}, update, fields=["_id"]):
+            done.append(str(name))
+    return Rewrapped(tuple(done), tuple(failed))
 
 
 def sealer_from(text: str | None) -> KeySealer:

@@ -25,7 +25,7 @@ from _oauth2_m2m.key_ring import (
     stored_key,
     successor_begins,
 )
-from _oauth2_m2m.key_sealing import KeySealer
+from _oauth2_m2m.key_sealing import KeySealer, Rewrapped, rewrap
 from _oauth2_m2m.metrics import Metrics, Queue
 from _oauth2_m2m.signatures import (
     ASYMMETRIC_ALGORITHMS,
@@ -48,8 +48,8 @@ class Keys:
     def __init__(self, storage: Storage, audit: AuditLog, sealer: KeySealer) -> None:
         self._keys = storage.collection("keys")
         self._audit = audit
-        self._sealer = sealer
         self._metrics = storage.metrics
+        self.sealer = sealer
         #: Whether the ring was seen to be older than the collection: it is to be read again.
         self.outdated = False
         self._ring: KeyRing | None = None
@@ -92,11 +92,11 @@ class Keys:
         if begins is not None:
             if signing_at(stored, settings.algorithm, now) is not None:
                 # No successor takes over in silence from a key that cannot be opened.
-                build_ring(settings, stored, self._sealer, now, self._ring)
+                build_ring(settings, stored, self.sealer, now, self._ring)
             number = next_number(stored, settings.algorithm)
             await self.make(settings.algorithm, number, begins, now)
             stored = await self.list()
-        ring = build_ring(settings, stored, self._sealer, now, self._ring)
+        ring = build_ring(settings, stored, self.sealer, now, self._ring)
         signing = next((key for key in stored if key.kid == ring.signing.kid), None)
         for key in dead_keys(stored, signing, now):
             await self._keys.remove({"_id": key.kid, "last_expiry": key.last_expiry})
@@ -106,6 +106,16 @@ class Keys:
         if self._metrics is not None:
             _show(self._metrics, ring, signing)
         return self.ring
+
+    async def check(self, settings: Settings, now: datetime) -> None:
+        """Whether these settings would have a key to sign with, were they those of the service.
+
+        Raises:
+            ConfigurationError: they would not; the message says why.
+        """
+        stored = await self.list()
+        if successor_begins(stored, settings.algorithm, now) != now:  # else one would be made
+            build_ring(settings, stored, self.sealer, now, self._ring)
 
     async def make(self, algorithm: str, number: int, signs_from: datetime, now: datetime) -> bool:
         """Make a key, unless another worker has made the one of this number.
@@ -121,7 +131,7 @@ class Keys:
         """
         private = await asyncio.to_thread(new_private_key, algorithm)
         key = private_signing_key(private, algorithm)
-        sealed, sealed_with = self._sealer.seal(private, key.kid)
+        sealed, sealed_with = self.sealer.seal(private, key.kid)
         await self.prepare()  # in a fresh database nothing else makes numbers unique yet
         made = await self._keys.insert_one({
             "_id": key.kid,
@@ -145,7 +155,7 @@ class Keys:
         Returns:
             Whether it was to sign later, and lies at rest as a key that is made now would.
         """
-        if key.document.get("sealed_with") != self._sealer.seals_with:
+        if key.document.get("sealed_with") != self.sealer.seals_with:
             return False
         moments = {"signs_from": signs_from, "signs_until": signs_from + SIGNS_FOR}
         later = {"_id": key.kid, "signs_from": {"$gt": signs_from}}
@@ -167,6 +177,19 @@ class Keys:
             "$setOnInsert": {"algorithm": algorithm},
         }
         await self._keys.change({"_id": kid}, update, upsert=True, fields=["_id"])
+
+    async def rewrap(self, now: datetime) -> Rewrapped:
+        """Seal every private key anew that is not sealed with the first encryption key.
+
+        Raises:
+            ConfigurationError: there is no encryption key.
+        """
+        stored = await self.list()
+        rewrapped = await rewrap(self.sealer, self._keys, [key.document for key in stored])
+        for kid in rewrapped.done:
+            reason = f"key {kid} sealed anew, with {self.sealer.seals_with}"
+            await self._audit.record(Event.KEY_ROTATED, now, reason=reason)
+        return rewrapped
 
     async def list(self) -> Sequence[StoredKey]:
         """All keys, the oldest of each algorithm first.

@@ -181,6 +181,11 @@ class RefreshTokens:
         moments = [as_utc(document.get("expires_at")) for document in latest]
         return max([at_least, *(moment for moment in moments if moment)])
 
+    async def owner_of(self, family_id: str) -> str | None:
+        """The client of a family of which a token is stored; `None` when there is none."""
+        token = await self._tokens.find_one({"family_id": family_id}, ["client_id"])
+        return None if token is None else str(token.get("client_id"))
+
     async def drain(self) -> None:
         """Wait until everything stored so far is written."""
         await asyncio.gather(self._insert.drain(), self._claim.drain())

@@ -65,6 +65,12 @@ def key_mark(kid: str) -> str:
     return f"key:{kid}"
 
 
+def kind_of_mark(mark: str) -> str:
+    """`family`, `client` or `key` for marks that hit many tokens; empty for a `jti`."""
+    kind, colon, _ = mark.partition(":")
+    return kind if colon and kind in {"family", "client", "key"} else ""
+
+
 class Question(NamedTuple):
     """What a check asks: is any of these marks set?
 

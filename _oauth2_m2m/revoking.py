@@ -7,30 +7,33 @@ from datetime import datetime, timedelta
 
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.callers import Caller
+from _oauth2_m2m.compact_tokens import text_claim
 from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, Settings
 from _oauth2_m2m.credentials import fingerprint
-from _oauth2_m2m.errors import InvalidToken
-from _oauth2_m2m.refresh_tokens import RefreshToken
-from _oauth2_m2m.revocation import Question, family_mark
+from _oauth2_m2m.errors import InvalidToken, TokenNotFound
+from _oauth2_m2m.revocation import Question, family_mark, kind_of_mark
 from _oauth2_m2m.services import Services
+
+#: A mark that outlives its token by a little covers whatever leeway is set later.
+_SPARE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A token that can be revoked.
+    """What can be revoked: a token, or a family of them.
 
     Attributes:
-        client_id: whose it is.
+        client_id: whose it is, where that is known.
         mark: the mark that ends it.
         expires_at: when the last token that the mark can hit has expired.
-        digest: the fingerprint of the presented token.
+        digest: the fingerprint of the presented token, if one was presented.
         jti: its id, when it is an access token.
     """
 
-    client_id: str
+    client_id: str | None
     mark: str
     expires_at: datetime
-    digest: str
+    digest: str | None = None
     jti: str | None = None
 
 
@@ -56,9 +59,20 @@ async def access_token_target(
     """
     # One that was seen revoked may be revoked again, so it is read as if nobody had seen it.
     token = await services.read_access_token(text, settings, now, anew=True)
-    # A mark that outlives the token by a little covers whatever leeway is set later.
-    expires_at = token.expires_at + settings.leeway + timedelta(minutes=5)
+    expires_at = token.expires_at + settings.leeway + _SPARE
     return Target(token.client_id, token.jti, expires_at, fingerprint(text), token.jti)
+
+
+def jti_target(settings: Settings, jti: str, now: datetime) -> Target:
+    """An access token that nobody can present, by its id alone: as if it were issued just now.
+
+    Raises:
+        ValueError: it is no id, but the name of another mark.
+    """
+    if kind_of_mark(text_claim({"jti": jti}, "jti")):
+        raise ValueError("this is no jti: it names more than one token")
+    expires_at = now + LONGEST_ACCESS_TOKEN_LIFETIME + settings.leeway + _SPARE
+    return Target(None, jti, expires_at, jti=jti)
 
 
 async def refresh_token_target(
@@ -72,8 +86,23 @@ async def refresh_token_target(
     token = await services.refresh_tokens.find(text)
     if token is None or token.expires_at <= now:
         raise InvalidToken(detail="unknown or expired refresh token")
-    expires_at = await family_end(services, settings, token, now)
+    expires_at = await family_end(services, settings, token.family_id, now)
     return Target(token.client_id, family_mark(token.family_id), expires_at, token.digest)
+
+
+async def family_target(
+    services: Services, settings: Settings, family_id: str, now: datetime
+) -> Target:
+    """A family that nobody can present a token of, by its id alone.
+
+    Raises:
+        TokenNotFound: no refresh token of it is stored.
+    """
+    client_id = await services.refresh_tokens.owner_of(family_id)
+    if client_id is None:
+        raise TokenNotFound(f"no refresh token of a family {family_id!r} is stored")
+    expires_at = await family_end(services, settings, family_id, now)
+    return Target(client_id, family_mark(family_id), expires_at)
 
 
 async def revoke_target(
@@ -93,8 +122,8 @@ async def revoke_target(
 
 
 async def family_end(
-    services: Services, settings: Settings, token: RefreshToken, now: datetime
+    services: Services, settings: Settings, family_id: str, now: datetime
 ) -> datetime:
     """When the last token of a family has expired, one that is being issued now included."""
     lifetime = max(settings.refresh_token_lifetime, LONGEST_ACCESS_TOKEN_LIFETIME)
-    return await services.refresh_tokens.last_expiry(token.family_id, at_least=now + lifetime)
+    return await services.refresh_tokens.last_expiry(family_id, at_least=now + lifetime)

@@ -51,7 +51,7 @@ class Services:
 
     def __init__(
         self,
-        database: AnyDatabase,
+        database: AnyDatabase | Storage,
         environment: Environment,
         sealer: KeySealer,
         *,
@@ -59,7 +59,7 @@ class Services:
         extra_claims: ExtraClaims | None = None,
         on_event: EventHook | None = None,
     ) -> None:
-        self.storage = Storage(database, metrics)
+        self.storage = database if isinstance(database, Storage) else Storage(database, metrics)
         self.audit = AuditLog(self.storage, on_event)
         self.keys = Keys(self.storage, self.audit, sealer)
         self.limits = RateLimits(self.storage)
@@ -134,16 +134,7 @@ class Services:
         """
         try:
             settings = await self.settings.load()
-            await asyncio.gather(
-                self.audit.prepare(settings.audit_retention),
-                self.keys.prepare(),
-                self.limits.prepare(),
-                self.proofs.prepare(),
-                self.revocation.prepare(),
-                self.refresh_tokens.prepare(),
-                self.clients.prepare(),
-                self.authentication.prepare(),
-            )
+            await self.prepare_rooms(settings)
             await self._probe_read_concern(settings)
         except TemporarilyUnavailable as error:
             raise ConfigurationError(
@@ -151,6 +142,19 @@ class Services:
             ) from None
         self._prepared = True
         return settings
+
+    async def prepare_rooms(self, settings: Settings) -> None:
+        """Have every room make the indexes that it relies on."""
+        await asyncio.gather(
+            self.audit.prepare(settings.audit_retention),
+            self.keys.prepare(),
+            self.limits.prepare(),
+            self.proofs.prepare(),
+            self.revocation.prepare(),
+            self.refresh_tokens.prepare(),
+            self.clients.prepare(),
+            self.authentication.prepare(),
+        )
 
     async def _probe_read_concern(self, settings: Settings) -> None:
         """A standalone would refuse every linearizable read: better to say so at the start."""

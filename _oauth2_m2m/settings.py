@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from _oauth2_m2m.config import (
     Settings,
     new_config,
     new_secret_key,
+    reading_of,
     settings_from,
     weaknesses,
 )
@@ -50,7 +51,7 @@ class SettingsSource:
         self._config = storage.collection("config")
         self._audit = audit
         self._keys = keys
-        self._environment = environment
+        self.environment = environment
         self._read_at = self._began_at = 0.0  # of the last good reading, and of the last
         self._waiting = 0
         self._good_document: Document | None = None
@@ -67,6 +68,22 @@ class SettingsSource:
             TemporarilyUnavailable: MongoDB does not answer.
         """
         began = self._began_at = time.monotonic()
+        document = await self.document()
+        settings = self._checked(document)
+        await self._keys.refresh(settings, datetime.now(UTC))
+        if self.environment is Environment.DEVELOPMENT:
+            for weakness in weaknesses(settings):
+                _log.warning("not for production: %s", weakness)
+        self._good_document = document
+        self._remember(settings, document, began)
+        return settings
+
+    async def look(self) -> Document | None:
+        """The config document as it lies there, usable or not; `None` where there is none."""
+        return await self._config.find_one({"_id": CONFIG_ID})
+
+    async def document(self) -> Document:
+        """The same, made where there is none."""
         document = await self._config.change(
             {"_id": CONFIG_ID}, {"$setOnInsert": new_config()}, upsert=True
         )
@@ -76,15 +93,8 @@ class SettingsSource:
                 {"_id": CONFIG_ID, "SECRET_KEY": {"$exists": False}},
                 {"$set": {"SECRET_KEY": new_secret_key()}},
             )
-            document = await self._config.find_one({"_id": CONFIG_ID})
-        settings = self._checked(document or {})
-        await self._keys.refresh(settings, datetime.now(UTC))
-        if self._environment is Environment.DEVELOPMENT:
-            for weakness in weaknesses(settings):
-                _log.warning("not for production: %s", weakness)
-        self._good_document = document
-        self._remember(settings, document, began)
-        return settings
+            document = await self.look()
+        return document or {}
 
     async def current(self) -> Settings:
         """The settings, with their keys, read a moment ago."""
@@ -110,6 +120,25 @@ class SettingsSource:
             return await self._reread.ask(asked)
         finally:
             self._waiting -= 1
+
+    async def change(self, read: Document, changes: Mapping[str, Any]) -> bool:
+        """Change fields of the document, unless somebody changed it since it was read.
+
+        Args:
+            read: the document as it was read, and as the changes were checked against it.
+            changes: the new values; `None` takes a field out.
+
+        Returns:
+            Whether it was changed.
+        """
+        known = {*reading_of(read).known, *read, *changes} - {"_id"}
+        unchanged = {name: {"$eq": read.get(name)} for name in known}  # null is missing, too
+        put = {name: value for name, value in changes.items() if value is not None}
+        taken = {name: "" for name, value in changes.items() if value is None}
+        update = {"$set": put, "$unset": taken}
+        update = {operator: fields for operator, fields in update.items() if fields}
+        mine = {"_id": CONFIG_ID, **unchanged}
+        return await self._config.change(mine, update, fields=["_id"]) is not None
 
     async def replace_secret_key(self, old: Secret, *, keep: bool) -> None:
         """Put a new random key in the place of `SECRET_KEY`, unless somebody else did so.
@@ -180,7 +209,7 @@ class SettingsSource:
 
     def _checked(self, document: Document) -> Settings:
         settings = settings_from(document)
-        if self._environment is Environment.PRODUCTION:
+        if self.environment is Environment.PRODUCTION:
             for weakness in weaknesses(settings):
                 raise ConfigurationError(weakness)
         return settings

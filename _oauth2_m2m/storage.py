@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import Any, TypeAlias, TypeVar
 
+import bson
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.timestamp import Timestamp
@@ -60,6 +61,8 @@ _OF_THE_MAJORITY = ReadConcern("majority")
 #: By itself MongoDB sends the first 101 documents, and the others when asked again.
 _IN_ONE_ANSWER = 10_000
 _DUPLICATE_KEY = 11000
+#: Unauthorized, CommandNotFound, CommandNotSupported.
+_NOT_FOR_US = frozenset({13, 59, 115})
 _INDEX_EXISTS_DIFFERENTLY = frozenset({85, 86})
 
 COMMAND_DEADLINE = Deadline(COMMAND_SECONDS)
@@ -110,6 +113,38 @@ class Storage:
         """A queue of group commit, counted under a name."""
         metrics = None if self.metrics is None else self.metrics.queue(name)
         return GroupCommit(command, metrics=metrics)
+
+    async def command(self, command: Document, *, admin: bool = False) -> Document | None:
+        """What the server says of itself; `None` where the database user may not ask.
+
+        Args:
+            command: the command, such as `{"hello": 1}`; it changes nothing.
+            admin: whether it is one for the database `admin`.
+
+        Raises:
+            TemporarilyUnavailable: the database does not answer.
+        """
+        database = self._database.client["admin"] if admin else self._database
+        send: Callable[[], Any] = lambda: database.command(command, codec_options=_CODEC)  # noqa: E731
+        try:
+            answer: Document = await _run(
+                send, isinstance(self._database, AsyncDatabase), COMMAND_DEADLINE
+            )
+        except OperationFailure as error:
+            if error.code in _NOT_FOR_US:
+                return None
+            raise _unavailable(error) from error
+        return answer
+
+    @property
+    def name(self) -> str:
+        """The database's name."""
+        return self._database.name
+
+    @property
+    def database(self) -> AnyDatabase:
+        """The database that was handed in."""
+        return self._database
 
     async def ping(self, seconds: float) -> None:
         """Ask the database for a sign of life.
@@ -332,6 +367,16 @@ class Collection:
             else:
                 raise self._cannot_index(keys, error) from None
 
+    async def indexes(self) -> dict[str, Document]:
+        """The indexes that are there, by name: `key`, and the options that each was made with."""
+        found: dict[str, Document] = await self._do(lambda c: c.index_information())
+        return found
+
+    async def count(self) -> int:
+        """About how many documents there are."""
+        number: int = await self._do(lambda c: c.estimated_document_count())
+        return number
+
     async def _set_lifetime(self, keys: Mapping[str, int], seconds: int) -> None:
         index = {"keyPattern": dict(keys), "expireAfterSeconds": seconds}
         try:
@@ -367,6 +412,79 @@ class Collection:
         # Only a database that answers is given that long.
         await self._do(lambda c: c.database.command("ping"))
         return await _run(lambda: operation(self._collection), self._is_async, INDEX_DEADLINE)
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredIndex:
+    """An index that a room relies on.
+
+    Attributes:
+        collection: where.
+        keys: its fields, each with its direction.
+        options: what it was to be made with, `expireAfterSeconds` among them.
+    """
+
+    collection: str
+    keys: tuple[tuple[str, int], ...]
+    options: Mapping[str, Any]
+
+
+class SurveyedStorage(Storage):
+    """The same database, in which rooms find out what they rely on: nothing is made or written.
+
+    Attributes:
+        declared: the indexes that were to be made so far.
+    """
+
+    def __init__(self, database: AnyDatabase) -> None:
+        super().__init__(database)
+        self.declared: list[DeclaredIndex] = []
+
+    def collection(self, name: str) -> Collection:
+        """A collection that is only read."""
+        there = super().collection(name)
+        return _SurveyedCollection(there._collection, there._is_async, name, self.declared)
+
+
+@dataclass(frozen=True, slots=True)
+class _SurveyedCollection(Collection):
+    _name: str
+    _declared: list[DeclaredIndex]
+
+    async def ensure_index(
+        self, keys: Sequence[tuple[str, int]], *, lifetime: timedelta | None = None, **options: Any
+    ) -> None:
+        """Note the index."""
+        if lifetime is not None:
+            options["expireAfterSeconds"] = int(lifetime.total_seconds())
+        self._declared.append(DeclaredIndex(self._name, tuple(keys), options))
+
+    async def update_all(self, query: Mapping[str, Any], update: Mapping[str, Any]) -> None:
+        """Leave everything as it is."""
+
+    async def upsert(self, *arguments: Any, **options: Any) -> None:
+        """Leave everything as it is."""
+
+    async def insert(self, documents: Sequence[Document]) -> list[bool]:
+        """Leave everything as it is, as if all were there already."""
+        return [False] * len(documents)
+
+    async def insert_one(self, document: Document) -> bool:
+        """Leave everything as it is, as if it were there already."""
+        return False
+
+    async def change(self, *arguments: Any, **options: Any) -> Document | None:
+        """Leave everything as it is, as if there were nothing to change."""
+        return None
+
+    async def remove(self, query: Mapping[str, Any]) -> Document | None:
+        """Leave everything as it is, as if there were nothing to remove."""
+        return None
+
+
+def size_of(document: Mapping[str, Any]) -> int:
+    """How many bytes a document takes in the database and on the way."""
+    return len(bson.encode(document))
 
 
 def as_utc(value: object) -> datetime | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from typer.testing import CliRunner, Result
@@ -18,6 +19,11 @@ class CommandLine:
 
     mongo_url: str
     database_name: str
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+
+    def using(self, **environment: str | None) -> CommandLine:
+        """The same in another environment; `None` takes a variable out."""
+        return replace(self, environment={**self.environment, **environment})
 
     def __call__(self, *words: object, answer: str = "", code: int = 0) -> Result:
         """Run a command, which must end with this code.
@@ -27,7 +33,15 @@ class CommandLine:
             answer: what is typed when it asks.
             code: how it must end.
         """
-        environment = {"MONGODB_URL": self.mongo_url, "MONGODB_DB": self.database_name}
+        environment: dict[str, str | None] = {
+            # What a developer's shell has set is no part of a test.
+            "ENVIRONMENT": None,
+            "OAUTH2_M2M_KEY_ENCRYPTION_KEY": None,
+            "COLUMNS": "200",
+            "MONGODB_URL": self.mongo_url,
+            "MONGODB_DB": self.database_name,
+            **self.environment,
+        }
 
         def invoke() -> Result:
             runner = CliRunner(env=environment)

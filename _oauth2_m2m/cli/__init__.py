@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from _oauth2_m2m.cli import clients, keys, routes, secrets
+from _oauth2_m2m.cli import clients, config, doctor, keys, routes, secrets, tokens
 
 app = typer.Typer(
     name="oauth2-m2m",
@@ -16,9 +16,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a trace with local variables could show a secret
 )
 app.add_typer(clients.app, name="clients")
+app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(secrets.app, name="secrets")
 app.command()(routes.routes)
+app.add_typer(tokens.app, name="tokens")
+app.command()(doctor.doctor)
 
 
 def main() -> None:

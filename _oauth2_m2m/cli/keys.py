@@ -40,3 +40,11 @@ def burn(kid: str, yes: Yes = False) -> None:
     confirm(f"Refuse every token that {kid} has signed?", yes=yes)
     run(lambda services: KeyManagement(services).burn(kid))
     say(f"Burned {kid}.")
+
+
+@app.command()
+def rewrap(as_json: Json = False) -> None:
+    """Seal every private key anew with the first key of OAUTH2_M2M_KEY_ENCRYPTION_KEY."""
+    # Not prepared: a key that signs and does not open is no reason to leave the others as they are.
+    done = run(lambda services: KeyManagement(services).rewrap(), prepared=False)
+    show_all([{"kid": kid} for kid in done], as_json=as_json, empty="Nothing to do.")

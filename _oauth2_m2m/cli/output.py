@@ -80,7 +80,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def words(value: object) -> str:
-    """A value as people read it."""
+    """A value as people read it; what others chose of it cannot steer the terminal."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -93,7 +93,9 @@ def words(value: object) -> str:
         return " ".join(sorted(map(words, value)))
     if isinstance(value, list | tuple):
         return " ".join(map(words, value))
-    return str(value)
+    return "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value)
+    )
 
 
 def _as_json(value: object) -> object:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from uvicorn.importer import ImportFromStringError, import_from_string
 
 from _oauth2_m2m.app_routes import RouteAccess, RouteInfo, routes_of
+from _oauth2_m2m.cli.apps import app_at
 from _oauth2_m2m.cli.output import Json, complain, say, show_all
 from _oauth2_m2m.cli.running import Exit, ending, run
 
@@ -79,19 +77,11 @@ def _held(scopes: Collection[str]) -> frozenset[str]:
 
 
 def _found(name: str, folder: Path, factory: bool) -> list[RouteInfo]:
-    sys.path.insert(0, str(folder.absolute()))  # as uvicorn does
+    app = app_at(name, folder, factory=factory)
     try:
-        with redirect_stdout(sys.stderr):  # whatever the app has to say is no result of ours
-            app = import_from_string(name)
-            return routes_of(app() if factory else app)
-    except (ImportFromStringError, ValueError) as mistake:
+        return routes_of(app)
+    except ValueError as mistake:
         raise ending(Exit.USAGE, f"{name}: {mistake}") from None
-    except Exception as error:
-        raise ending(Exit.USAGE, f"{name} cannot be imported: {_words(error)}") from error
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _marked(route: RouteInfo, public: Sequence[str], prefixes: Sequence[str]) -> RouteInfo:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
+import socket
+import sys
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -14,7 +17,7 @@ from pymongo.errors import ConfigurationError as BadUrl
 from pymongo.errors import PyMongoError
 
 from _oauth2_m2m.cli.output import complain
-from _oauth2_m2m.config import Environment
+from _oauth2_m2m.config import Environment, environment_from
 from _oauth2_m2m.errors import ConfigurationError, OAuth2M2MError, TemporarilyUnavailable
 from _oauth2_m2m.key_sealing import VARIABLE as KEY_ENCRYPTION_KEY
 from _oauth2_m2m.key_sealing import sealer_from
@@ -37,19 +40,21 @@ class Exit(IntEnum):
     UNAVAILABLE = 3
 
 
-def run(work: Callable[[Services], Awaitable[T]]) -> T:
+def run(work: Callable[[Services], Awaitable[T]], *, prepared: bool = True) -> T:
     """Do something with the database that `MONGODB_URL` and `MONGODB_DB` name.
 
     Whatever goes wrong on the way ends the process with one line that says what to do.
 
     Args:
-        work: what to do with the rooms, once they are prepared.
+        work: what to do with the rooms.
+        prepared: whether config and indexes are checked first, and made where there are none.
+            Without it the database is as it was found, and what is wrong with it can be mended.
 
     Raises:
         typer.Exit: it went wrong, and was said.
     """
     try:
-        return asyncio.run(_run(work))
+        return asyncio.run(_run(work, prepared))
     except (BadUrl, ValueError) as mistake:
         raise ending(Exit.USAGE, str(mistake)) from None
     except (TemporarilyUnavailable, PyMongoError) as failure:
@@ -61,25 +66,49 @@ def run(work: Callable[[Services], Awaitable[T]]) -> T:
         raise ending(Exit.FOUND, str(refusal)) from None
 
 
+def operator() -> str:
+    """Who runs the command, for the audit log: `user@host`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without names
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def text_or_stdin(text: str) -> str:
+    """An argument, or the standard input where it is `-`: what is typed is seen by others.
+
+    Raises:
+        typer.Exit: there is nothing.
+    """
+    if text == "-":
+        text = sys.stdin.readline().strip()
+    if not text:
+        raise ending(Exit.USAGE, "there is nothing to read: give it as an argument, or - for stdin")
+    return text
+
+
 def ending(code: Exit, message: str) -> typer.Exit:
     """Say why a command ends, and the exception that ends it."""
     complain(message)
     return typer.Exit(code)
 
 
-async def _run(work: Callable[[Services], Awaitable[T]]) -> T:
-    # Weak settings are what the operator is here to mend: they must not keep anybody out.
+async def _run(work: Callable[[Services], Awaitable[T]], prepared: bool) -> T:
+    environment = environment_from(os.environ.get("ENVIRONMENT"))
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
         os.environ.get("MONGODB_URL", DEFAULT_URL)
     )
     async with client:
         services = Services(
             client[os.environ.get("MONGODB_DB", DEFAULT_DATABASE)],
-            Environment.DEVELOPMENT,
+            # Weak settings are what the operator is here to mend: they must not keep anybody out.
+            Environment.DEVELOPMENT if prepared else environment,
             sealer_from(os.environ.get(KEY_ENCRYPTION_KEY)),
         )
         try:
-            await services.prepare()
+            if prepared:
+                await services.prepare()
             return await work(services)
         finally:
             await services.drain()

@@ -131,6 +131,6 @@ async def _revoke_family(request: GrantRequest, token: RefreshToken) -> NoReturn
     """A spent token came back: somebody stole it, so the whole family dies. One write."""
     request.attempt.event = Event.REFRESH_TOKEN_REUSE
     services, now = request.services, request.now
-    until = await family_end(services, request.settings, token, now)
+    until = await family_end(services, request.settings, token.family_id, now)
     await services.revocation.revoke(family_mark(token.family_id), now, until, token.digest)
     raise InvalidGrant(detail="a spent refresh token was used again: its family is revoked")

@@ -1,0 +1,139 @@
+"""What may be wrong with clients: many with the same fault are one finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from _oauth2_m2m.client_documents import (
+    MOST_AUDIENCES,
+    MOST_NETWORKS,
+    MOST_SCOPES,
+    MOST_SECRETS,
+    SECRET_METHODS,
+    Client,
+    client_from,
+)
+from _oauth2_m2m.config import Environment
+from _oauth2_m2m.credentials import is_digest
+from _oauth2_m2m.doctor.findings import MOST_NAMED, NEARLY, Finding, Severity, found, unsafe_in
+from _oauth2_m2m.key_sets import MOST_KEYS as MOST_PUBLISHED
+from _oauth2_m2m.storage import Document
+
+#: So long before its last secret ends, a client needs another.
+EXPIRES_SOON = timedelta(days=14)
+#: Nobody has used it for so long: it is not needed.
+IDLE = timedelta(days=90)
+#: A client's document is read at every token request.
+LARGE_CLIENT_BYTES = 65_536
+#: What `make serve` makes.
+DEMO_CLIENTS = frozenset({"test_client", "user_client"})
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One client's share of a finding: many clients with the same are one finding."""
+
+    id: str
+    severity: Severity
+    about: str
+
+
+def client_remarks(
+    document: Document, size: int, environment: Environment, now: datetime
+) -> Iterator[Remark]:
+    """What is wrong with one client.
+
+    Args:
+        document: its document.
+        size: its size in bytes.
+        environment: where it is used.
+        now: the moment.
+    """
+    name = str(document.get("client_id"))
+    if size > LARGE_CLIENT_BYTES:
+        yield Remark("client-large", Severity.WARNING, f"{name} ({size} bytes)")
+    try:
+        client = client_from(document)
+    except ValueError as mistake:
+        yield Remark("client-unusable", Severity.ERROR, f"{name}: {mistake}")
+        return
+    if client.disabled:
+        return  # whatever its secrets are, they open nothing
+    if name in DEMO_CLIENTS and environment is Environment.PRODUCTION:
+        yield Remark("demo-client", Severity.ERROR, name)
+    if any(not is_digest(secret) for secret in client.live_secrets(now)):
+        yield Remark("plain-secret", unsafe_in(environment), name)
+    yield from _expiring(client, now)
+    yield from _near_limits(client, document)
+    last_used = client.last_used_at or client.created_at
+    if last_used is not None and last_used + IDLE < now:
+        yield Remark("client-idle", Severity.WARNING, f"{name} (since {last_used:%Y-%m-%d})")
+
+
+def _expiring(client: Client, now: datetime) -> Iterator[Remark]:
+    """Whether the last of its secrets ends. One that has another beside it is being rotated."""
+    if not client.secrets or not client.allows_method(*SECRET_METHODS):
+        return
+    ends = [secret.expires_at for secret in client.secrets if secret.expires_at is not None]
+    if len(ends) < len(client.secrets):
+        return
+    last = max(ends)
+    if last <= now:
+        yield Remark("secret-expired", Severity.WARNING, client.client_id)
+    elif last < now + EXPIRES_SOON:
+        about = f"{client.client_id} ({last:%Y-%m-%d %H:%M} UTC)"
+        yield Remark("secret-expiring", Severity.WARNING, about)
+
+
+def _near_limits(client: Client, document: Document) -> Iterator[Remark]:
+    sizes = {
+        "scopes": (len(client.scopes), MOST_SCOPES),
+        "secrets": (len(document.get("secrets") or ()), MOST_SECRETS),
+        "audience": (len(client.audience), MOST_AUDIENCES),
+        "allowed_networks": (len(client.allowed_networks), MOST_NETWORKS),
+        "jwks": (len(client.jwks), MOST_PUBLISHED),
+    }
+    for field, (number, most) in sizes.items():
+        if number >= NEARLY * most:
+            about = f"{client.client_id} ({number} {field}, at most {most})"
+            yield Remark("client-near-limit", Severity.WARNING, about)
+
+
+#: What a finding of many clients says.
+_WHAT = {
+    "client-unusable": "clients whose documents cannot be read",
+    "plain-secret": "clients whose secret lies in the clear",
+    "secret-expiring": "clients whose last secret ends soon",
+    "secret-expired": "clients whose last secret has ended",
+    "client-idle": f"clients that were not used for {IDLE.days} days",
+    "demo-client": "demo clients of `make serve`",
+    "client-near-limit": "clients that are near a limit",
+    "client-large": f"clients whose document is larger than {LARGE_CLIENT_BYTES} bytes",
+}
+
+
+class Remarks:
+    """Remarks about many clients, of which only the first few are kept by name."""
+
+    def __init__(self) -> None:
+        self._severity: dict[str, Severity] = {}
+        self._about: dict[str, list[str]] = {}
+        self._count: dict[str, int] = {}
+
+    def add(self, remarks: Iterable[Remark]) -> None:
+        """Take in what was remarked of one client."""
+        for remark in remarks:
+            about = self._about.setdefault(remark.id, [])
+            if len(about) < MOST_NAMED:
+                about.append(remark.about)
+            self._severity[remark.id] = remark.severity
+            self._count[remark.id] = self._count.get(remark.id, 0) + 1
+
+    def findings(self) -> Iterator[Finding]:
+        """One finding for each kind of remark."""
+        for name, about in self._about.items():
+            count = self._count[name]
+            what = f"{count} {_WHAT[name]}"
+            yield found(name, self._severity[name], what, about, count)
