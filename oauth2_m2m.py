@@ -53,6 +53,7 @@ from _oauth2_m2m.errors import (
     OAuth2M2MError,
     ProofRefused,
     RateLimitExceeded,
+    RefusalNotFound,
     SecretNotFound,
     TemporarilyUnavailable,
     TokenNotFound,
@@ -60,6 +61,7 @@ from _oauth2_m2m.errors import (
     UnauthorizedClient,
     UnsupportedGrantType,
 )
+from _oauth2_m2m.explaining import Explanation, explain
 from _oauth2_m2m.hooks import EventHook, ExtraClaims
 from _oauth2_m2m.key_management import KeyInfo, KeyManagement
 from _oauth2_m2m.key_sealing import VARIABLE as KEY_ENCRYPTION_KEY
@@ -91,6 +93,7 @@ __all__ = [
     "ConfigManagement",
     "ConfigurationError",
     "Environment",
+    "Explanation",
     "FieldChange",
     "Finding",
     "InsufficientScope",
@@ -115,6 +118,7 @@ __all__ = [
     "PoolListener",
     "ProofRefused",
     "RateLimitExceeded",
+    "RefusalNotFound",
     "Refused",
     "RegisteredClient",
     "ResourceServer",
@@ -264,6 +268,19 @@ class OAuth2M2M:
             TemporarilyUnavailable: the database does not answer.
         """
         return await Examination(self._services).findings(app)
+
+    async def explain(self, error_id: str) -> Explanation:
+        """How a refusal came about: which rules held, which did not, what would have passed.
+
+        Args:
+            error_id: what the refusal called itself, in its body and in the header `X-Error-ID`.
+
+        Raises:
+            RefusalNotFound: the audit log has no record of it.
+            TemporarilyUnavailable: the database does not answer.
+        """
+        await self._services.ready()
+        return await explain(self._services, error_id)
 
     @asynccontextmanager
     async def _describing(self, app: FastAPI) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ meets anything unexplained. A test keeps it so.
 """
 
 ORDER: tuple[str, ...] = (
+    "rules",
     "errors",
     "deadlines",
     "newest",
@@ -64,6 +65,8 @@ ORDER: tuple[str, ...] = (
     "config_management",
     "token_management",
     "doctor",
+    "rule_words",
+    "explaining",
     "grants",
     "endpoints",
     "openapi",

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from _oauth2_m2m.compact_tokens import (
+    CompactToken,
     audience_claim,
     claim,
     encoded,
@@ -30,6 +31,7 @@ from _oauth2_m2m.key_ring import KeyRing
 from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.resources import MOST_RESOURCES
 from _oauth2_m2m.revocation import epoch_mark, family_mark, key_mark
+from _oauth2_m2m.rules import Broken, Rule
 from _oauth2_m2m.scopes import Scope, format_scope, parse_scope
 from _oauth2_m2m.signatures import VerifyingKey
 
@@ -182,7 +184,7 @@ def read_access_token(
     try:
         return _read(text, issuer, keys, now, leeway)
     except ValueError as fault:
-        raise InvalidToken(detail=str(fault)) from None
+        raise InvalidToken(detail=str(fault)).because(fault, Rule.TOKEN_CLAIMS) from None
 
 
 def check_audience(token: AccessToken, audience: str) -> None:
@@ -192,7 +194,8 @@ def check_audience(token: AccessToken, audience: str) -> None:
         InvalidToken: it is not.
     """
     if audience not in token.audience:
-        raise InvalidToken(detail="aud is not this audience")
+        elsewhere = InvalidToken(detail="aud is not this audience")
+        raise elsewhere.breaking(Rule.TOKEN_AUDIENCE, had=token.audience, wanted=audience)
 
 
 class TokenReader:
@@ -235,10 +238,11 @@ class TokenReader:
             return token
         known = self._tokens[digest]
         if known is None:
-            raise InvalidToken(detail="revoked")
+            raise InvalidToken(detail="revoked").breaking(Rule.TOKEN_NOT_REVOKED)
         if now >= known.expires_at + leeway:
             del self._tokens[digest]
-            raise InvalidToken(detail="expired")
+            expired = InvalidToken(detail="expired")
+            raise expired.breaking(Rule.TOKEN_LIVE, expired_at=known.expires_at)
         return known
 
     def note_revoked(self, text: str) -> None:
@@ -258,35 +262,35 @@ def _read(
     leeway: timedelta,
 ) -> AccessToken:
     # (1) Compact serialization, bounded, each part in its one spelling; no crit.
-    token = parse_compact(text)
+    token = _parsed(text)
 
     # (2) The header names a key; the key chooses the algorithm. RFC 8725 section 3.1.
     #     Keys that the header brings along (jku, jwk, x5u, x5c) are never looked at.
     if token.header.get("typ") != TOKEN_TYPE:
-        raise ValueError("not an access token: typ is not at+jwt")
+        raise Broken(Rule.TOKEN_TYPE, "not an access token: typ is not at+jwt")
     #     One that names none cannot mean a key that is new, so nobody waits for that.
     kid = token.header.get("kid")
     if not isinstance(kid, str):
-        raise ValueError("kid is missing or of the wrong type")
+        raise Broken(Rule.TOKEN_KEY, "kid is missing or of the wrong type")
     key = keys.get(kid)
     if key is None:
-        raise UnknownKey(detail="signed by an unknown key")
+        raise UnknownKey(detail="signed by an unknown key").breaking(Rule.TOKEN_KEY, had=kid)
 
     # (3) The signature holds: from here on the claims are worth reading.
-    claims = token.claims_verified_by(key)
+    claims = _verified(token, key)
 
     # (4) Issued by us. Whom it is meant for is asked every time it is presented.
     if claim(claims, "iss", str) != issuer:
-        raise ValueError("iss is not this issuer")
+        raise Broken(Rule.TOKEN_ISSUER, "iss is not this issuer", had=claims["iss"], wanted=issuer)
     audience = audience_claim(claims, MOST_RESOURCES)
 
     # (5) In time. We issue no nbf, but whoever shares an HS256 key may (RFC 7519 section 4.1.5).
     #     None of iat: a token from a host whose clock runs a little ahead is no worse for it.
     issued_at, expires_at = moment_claim(claims, "iat"), moment_claim(claims, "exp")
     if now >= expires_at + leeway:
-        raise ValueError("expired")
+        raise Broken(Rule.TOKEN_LIVE, "expired", expired_at=expires_at)
     if "nbf" in claims and now < moment_claim(claims, "nbf", fractions=True) - leeway:
-        raise ValueError("nbf is in the future")
+        raise Broken(Rule.TOKEN_LIVE, "nbf is in the future")
 
     # (6) The rest, each claim with its type. RFC 9068 section 2.2
     return AccessToken(
@@ -301,6 +305,20 @@ def _read(
         kid=key.kid,
         jkt=_jkt(claims),
     )
+
+
+def _parsed(text: str) -> CompactToken:
+    try:
+        return parse_compact(text)
+    except ValueError as fault:
+        raise Broken(Rule.TOKEN_READABLE, str(fault)) from None
+
+
+def _verified(token: CompactToken, key: VerifyingKey) -> dict[str, Any]:
+    try:
+        return token.claims_verified_by(key)
+    except ValueError as fault:
+        raise Broken(Rule.TOKEN_SIGNATURE, str(fault)) from None
 
 
 @lru_cache(maxsize=8)

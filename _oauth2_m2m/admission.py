@@ -7,18 +7,24 @@ So nobody can fill the audit log, guess without bound, or use up the budget of a
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from _oauth2_m2m import tracing
-from _oauth2_m2m.audit import AuditLog, Event, refusal_document
+from _oauth2_m2m.audit import AuditLog, Event, reason_for, refusal_document, refusal_fields
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.clients import Clients
-from _oauth2_m2m.config import Settings
-from _oauth2_m2m.errors import OAuth2Error, RateLimitExceeded, TemporarilyUnavailable
+from _oauth2_m2m.config import Secret, Settings
+from _oauth2_m2m.errors import (
+    ERROR_ID_BYTES,
+    OAuth2Error,
+    RateLimitExceeded,
+    TemporarilyUnavailable,
+)
 from _oauth2_m2m.group_commit import together
 from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.rate_limits import (
@@ -29,6 +35,7 @@ from _oauth2_m2m.rate_limits import (
     window_key,
 )
 from _oauth2_m2m.revocation import Question, Revocation
+from _oauth2_m2m.rules import Flow, facts_of
 from _oauth2_m2m.storage import Document, Storage
 
 _NOTHING_PRESENTED = failure_bucket("")
@@ -54,21 +61,29 @@ class Attempt:
         now: when.
         event: what a refusal is called in the audit log.
         limit: how many failures a minute are admitted; 0 for any number.
+        secret: what all workers know and no caller does, for the ids of shared refusals.
         bucket: where failures are counted, together with the address and the minute.
         client_id: whom the request says that it comes from, known or not.
         jti: the access token that it is about, once that is known.
         authenticated: whether it proved so. Then a refusal is no failed authentication, and the
             client's own budget was charged.
+        flow: the way through the server that it takes, for the audit log.
+        method: how its client proves who it is, as far as that is known.
+        route: the guarded route that it asks for, such as `GET /reports/{id}`.
     """
 
     caller: Caller
     now: datetime
     event: Event
     limit: int
+    secret: Secret
     bucket: str = BAD_TOKENS
     client_id: str | None = None
     jti: str | None = None
     authenticated: bool = False
+    flow: Flow = Flow.ROUTE
+    method: str | None = None
+    route: str | None = None
 
     def presents(self, credential: str, client_id: str | None = None) -> None:
         """Note what the request presents: it chooses the bucket that a failure counts in."""
@@ -89,16 +104,19 @@ class Attempt:
         self.client_id, self.jti = client_id, jti
 
 
-def attempt_at_endpoint(caller: Caller, settings: Settings, event: Event) -> Attempt:
+def attempt_at_endpoint(caller: Caller, settings: Settings, event: Event, flow: Flow) -> Attempt:
     """A request at a token endpoint, before anything is known of it."""
     limit = settings.max_requests_per_minute
-    return Attempt(caller, datetime.now(UTC), event, limit, _NOTHING_PRESENTED)
+    secret = settings.secret_key
+    now = datetime.now(UTC)
+    return Attempt(caller, now, event, limit, secret, _NOTHING_PRESENTED, flow=flow)
 
 
 def attempt_at_route(caller: Caller, settings: Settings) -> Attempt:
     """A request at a protected route. Its failures count on the address alone."""
     limit = settings.max_requests_per_minute
-    return Attempt(caller, datetime.now(UTC), Event.TOKEN_INVALID, limit)
+    secret = settings.secret_key
+    return Attempt(caller, datetime.now(UTC), Event.TOKEN_INVALID, limit, secret)
 
 
 class Admission:
@@ -232,7 +250,11 @@ class Admission:
         if self._metrics is not None:
             self._metrics.refusals[Event.RATE_LIMIT_EXCEEDED if limited else attempt.event].inc()
         if isinstance(error, RateLimitExceeded):
-            first = refusal_document(attempt.now, attempt.caller, error.client_id, error.limit)
+            # They share one record, so they share its id.
+            error.error_id = _shared_id(attempt.secret, error.key)
+            first = refusal_document(
+                attempt.now, attempt.caller, error.client_id, error.limit, _refusal(attempt, error)
+            )
             await self._audit.refused(error.key, first)
         else:
             await self._audit.record(
@@ -240,8 +262,9 @@ class Admission:
                 attempt.now,
                 caller=attempt.caller,
                 client_id=attempt.client_id,
-                reason=f"{error.error}: {error.detail}",
+                reason=reason_for(error),
                 jti=attempt.jti,
+                refusal=_refusal(attempt, error),
             )
         return error
 
@@ -259,3 +282,15 @@ class Admission:
         except RateLimitExceeded as too_many:
             return too_many
         return error
+
+
+def _shared_id(secret: Secret, key: str) -> str:
+    """The id of a window's refusals: the same on every worker, and saying nothing of the key."""
+    message = f"oauth2-m2m refusals\0{key}".encode("utf-8", "surrogatepass")
+    return hmac.digest(secret.value.encode(), message, "sha256")[:ERROR_ID_BYTES].hex()
+
+
+def _refusal(attempt: Attempt, error: OAuth2Error) -> Document:
+    """What the record of a refusal holds beside what all records do."""
+    facts = facts_of({"method": attempt.method, "route": attempt.route})
+    return refusal_fields(error, attempt.flow, {**facts, **error.facts})

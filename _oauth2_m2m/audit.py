@@ -14,12 +14,16 @@ from enum import StrEnum
 
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.credentials import without_secrets
+from _oauth2_m2m.errors import OAuth2Error
 from _oauth2_m2m.hooks import EventHook
 from _oauth2_m2m.metrics import Queue
+from _oauth2_m2m.rules import Facts, Flow
 from _oauth2_m2m.storage import Document, Storage
 
 _LONGEST_CLIENT_ID = 128
 _LONGEST_REASON = 300
+#: Only refusals have an id to be found by.
+_REFUSED = {"error_id": {"$type": "string"}}
 
 
 class Event(StrEnum):
@@ -62,6 +66,7 @@ class AuditLog:
             self._records.ensure_index([("timestamp", 1)], lifetime=retention),
             self._records.ensure_index([("client_id", 1), ("timestamp", 1)]),
             self._records.ensure_index([("event_type", 1), ("timestamp", 1)]),
+            self._records.ensure_index([("error_id", 1)], partialFilterExpression=_REFUSED),
         )
 
     def record(
@@ -73,6 +78,7 @@ class AuditLog:
         client_id: str | None = None,
         reason: str | None = None,
         jti: str | None = None,
+        refusal: Document | None = None,
     ) -> Awaitable[bool]:
         """Write one record; durable once awaited.
 
@@ -83,8 +89,10 @@ class AuditLog:
             client_id: the client as it was presented, known or not.
             reason: why, in words for the operator; never a secret.
             jti: the access token that it is about.
+            refusal: what else is to be kept of a refusal, beside the other fields.
         """
-        return self._insert.ask(_document(event, now, caller, client_id, reason, jti))
+        document = _document(event, now, caller, client_id, reason, jti)
+        return self._insert.ask({**document, **refusal} if refusal else document)
 
     async def refused(self, key: str, first: Document) -> None:
         """Count one refusal over a limit: one record for a key and minute, however many.
@@ -122,10 +130,35 @@ class AuditLog:
         return [None] * len(refusals)
 
 
-def refusal_document(now: datetime, caller: Caller, client_id: str | None, limit: int) -> Document:
+def refusal_document(
+    now: datetime,
+    caller: Caller,
+    client_id: str | None,
+    limit: int,
+    refusal: Document | None = None,
+) -> Document:
     """The record of a minute's refusals, as its first refusal writes it."""
     reason = f"more than {limit} requests in a minute"
-    return _document(Event.RATE_LIMIT_EXCEEDED, now, caller, client_id, reason, None)
+    document = _document(Event.RATE_LIMIT_EXCEEDED, now, caller, client_id, reason, None)
+    return {**document, **(refusal or {})}
+
+
+def refusal_fields(error: OAuth2Error, flow: Flow, facts: Facts) -> Document:
+    """What the record of a refusal holds beside what all records do, so that it can be explained.
+
+    Args:
+        error: the refusal.
+        flow: the way through the server that the request took.
+        facts: what was had and wanted, as far as it is small and no secret.
+    """
+    masked = {name: _masked(v) if isinstance(v, str) else v for name, v in facts.items()}
+    rule = {"flow": flow.value, "rule": error.rule.value, "facts": masked}
+    return {"error_id": error.error_id, **rule}
+
+
+def reason_for(error: OAuth2Error) -> str:
+    """Why a request is refused, in words for the operator."""
+    return _masked(f"{error.error}: {error.detail}")[:_LONGEST_REASON]
 
 
 def _document(

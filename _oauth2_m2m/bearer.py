@@ -31,7 +31,8 @@ from _oauth2_m2m.errors import (
     ProofRefused,
 )
 from _oauth2_m2m.metrics import Metrics
-from _oauth2_m2m.responses import caller_of, error_response
+from _oauth2_m2m.responses import caller_of, error_response, note_refusal
+from _oauth2_m2m.rules import Rule
 from _oauth2_m2m.scopes import is_scope_token, plain
 
 _SCHEMES = {BEARER.lower(): BEARER, DPOP.lower(): DPOP}
@@ -72,6 +73,7 @@ class Credentials:
         """
         if (token.jkt is None) == (self.scheme == DPOP):
             error = InvalidToken(detail="a bound token needs its DPoP proof, any other has none")
+            error.breaking(Rule.TOKEN_SCHEME, had=self.scheme, wanted=_scheme_for(token))
             raise error.asking_for(_scheme_for(token))
 
 
@@ -151,6 +153,7 @@ class AccessTokenGuard(SecurityBase):
             if role is None or self._judge.has_role(token, role):
                 return token
             missing = InsufficientScope(" ".join(scopes), role)
+            missing.breaking(Rule.ROLE, had=token.roles, wanted=role)
             with self._metrics.guard() as seen:
                 try:
                     cause = await self._judge.refuse(request, token, missing)
@@ -187,7 +190,7 @@ def presented(request: HTTPConnection) -> Credentials:
     """
     values = [value for name, value in request.scope["headers"] if name == b"authorization"]
     if len(values) > 1:
-        raise InvalidToken(detail="the header Authorization is repeated")
+        raise InvalidToken(detail="the header Authorization is repeated").breaking(Rule.TOKEN_SENT)
     word, _, token = (values[0] if values else b"").decode("latin-1").partition(" ")
     scheme = _SCHEMES.get(word.lower())
     if scheme is None:
@@ -199,7 +202,8 @@ def presented(request: HTTPConnection) -> Credentials:
     except InvalidDPoPProof as fault:
         raise ProofRefused(fault) from None
     if proof is None:
-        raise ProofRefused(InvalidDPoPProof("The header DPoP is missing: send a proof"))
+        missing = InvalidDPoPProof("The header DPoP is missing: send a proof")
+        raise ProofRefused(missing.breaking(Rule.PROOF_SENT))
     return Credentials(DPOP, token.strip(" "), proof)
 
 
@@ -210,7 +214,8 @@ def check_scopes(token: AccessToken, scopes: Sequence[str]) -> None:
         InsufficientScope: it has not. RFC 6750 section 3.1.
     """
     if not token.scopes.issuperset(scopes):
-        raise InsufficientScope(" ".join(scopes)).asking_for(_scheme_for(token))
+        missing = InsufficientScope(" ".join(scopes)).asking_for(_scheme_for(token))
+        raise missing.breaking(Rule.SCOPE, had=sorted(token.scopes), wanted=scopes)
 
 
 def _scheme_for(token: AccessToken) -> str:
@@ -243,6 +248,7 @@ def _refused(request: HTTPConnection, cause: OAuth2Error) -> Refused:
     """
     if isinstance(cause, BearerError) and _scheme_of(request) == DPOP:
         cause.scheme = DPOP
+    note_refusal(request, cause)
     handlers: tuple[dict[Any, Any], ...] = request.scope.get("starlette.exception_handlers", ())
     if handlers:
         handlers[0].setdefault(Refused, _answer)

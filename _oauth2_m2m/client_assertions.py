@@ -22,6 +22,7 @@ from _oauth2_m2m.compact_tokens import (
     text_claim,
 )
 from _oauth2_m2m.errors import InvalidClient
+from _oauth2_m2m.rules import Broken, Rule
 from _oauth2_m2m.signatures import VerifyingKey, new_private_key, private_signing_key
 
 #: `client_assertion_type`. RFC 7523 section 2.2.
@@ -53,6 +54,8 @@ class Assertion:
 
 class UnknownClientKey(InvalidClient):
     """None of the keys at hand signed it: the client may have newer ones."""
+
+    rule = Rule.ASSERTION_SIGNATURE
 
 
 def claimed_client_id(text: str) -> str:
@@ -95,7 +98,8 @@ def read_assertion(
     try:
         return _read(text, client_id, keys, audiences, algorithms, now, fapi2)
     except ValueError as fault:
-        raise InvalidClient(detail=f"client assertion: {fault}") from None
+        refused = InvalidClient(detail=f"client assertion: {fault}")
+        raise refused.because(fault, Rule.ASSERTION_CLAIMS) from None
 
 
 def judge_nobody(text: str, algorithms: Collection[str], now: datetime) -> None:
@@ -134,14 +138,16 @@ def _read(
     # (4) Made for us. RFC 7523 section 3, (3); RFC 9700 section 2.5 says why it matters
     audience = audience_claim(claims, MOST_ASSERTION_AUDIENCES)
     if fapi2 and not isinstance(claims["aud"], str):
-        raise ValueError("aud is not a single text")
+        raise Broken(Rule.ASSERTION_CLAIMS, "aud is not a single text", wanted=audiences)
     if not any(name in audiences for name in audience):
-        raise ValueError("aud is not this server")
+        raise Broken(
+            Rule.ASSERTION_CLAIMS, "aud is not this server", had=audience, wanted=audiences
+        )
 
     # (5) Now, and not for long. RFC 7523 section 3, (4) to (6)
     expires_at = moment_claim(claims, "exp", fractions=True)
     if expires_at <= now:
-        raise ValueError("expired")
+        raise Broken(Rule.ASSERTION_CLAIMS, "expired", expired_at=expires_at)
     if expires_at > now + LONGEST_ASSERTION_LIFETIME + LONGEST_ASSERTION_LEAD:
         raise ValueError("exp is too far ahead")
     latest = now + LONGEST_ASSERTION_LEAD
@@ -172,7 +178,9 @@ def _verified(
         nobody, message, signature = _nobody()
         nobody.verify(message, signature)
     if algorithm not in algorithms:
-        raise ValueError("alg is none that is accepted here")
+        raise Broken(
+            Rule.ASSERTION_SIGNATURE, "alg is none that is accepted here", wanted=algorithms
+        )
     for key in candidates[:MOST_KEYS_TRIED]:
         try:
             return assertion.claims_verified_by(key)

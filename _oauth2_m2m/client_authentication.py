@@ -43,12 +43,15 @@ from _oauth2_m2m.credentials import LONGEST_SECRET, SecretChecker, is_digest
 from _oauth2_m2m.errors import InvalidClient, InvalidRequest, Unprocessable
 from _oauth2_m2m.forms import Form
 from _oauth2_m2m.newest import Newest
+from _oauth2_m2m.rules import Broken, Rule
 from _oauth2_m2m.single_use import SingleUse
 from _oauth2_m2m.storage import Document, Storage
 
 #: A stand-in of the right length, so that a hopeless secret costs what any other does.
 _HOPELESS = "x" * 32
 TOKEN_ENDPOINT = "token"
+#: What the audit log calls the plain dialect's way beside the methods of RFC 7591.
+PLAIN_METHOD = "password"
 _MOST_EXPECTED = 10_000
 #: Room for the longest id and secret, each character four bytes of UTF-8, each byte escaped. HTTP
 #: servers may take headers of any length, and to decode one takes time.
@@ -111,7 +114,7 @@ def present_plain(form: Form, authorization: Sequence[str]) -> Presented:
             raise Unprocessable(f"Field required: {name}", field=name, kind="missing")
     others = {"client_secret", *_ASSERTION_PARAMETERS}
     if any(header.strip() != _EMPTY_BASIC for header in authorization) or others & form.keys():
-        raise InvalidRequest("Authenticate in one way only: username and password, or as a client")
+        raise _two_ways("Authenticate in one way only: username and password, or as a client")
     return Presented(form["username"], form["password"])
 
 
@@ -127,24 +130,28 @@ def present_standard(form: Form, authorization: Sequence[str]) -> Presented:
         InvalidRequest: there are two kinds at once. RFC 6749 section 2.3.
     """
     if len(authorization) > 1:
-        raise InvalidRequest("The header Authorization is repeated: send it once")
+        raise _two_ways("The header Authorization is repeated: send it once")
     scheme, _, rest = (authorization[0] if authorization else "").partition(" ")
     is_basic = scheme.lower() == "basic"
     if not form.keys().isdisjoint(_ASSERTION_PARAMETERS):
         if is_basic or "client_secret" in form:
-            raise InvalidRequest("Authenticate in one way only: by an assertion or by a secret")
+            raise _two_ways("Authenticate in one way only: by an assertion or by a secret")
         return _present_assertion(form)
     if is_basic:
         presented = _read_basic(rest.strip())
         if "client_secret" in form or form.get("client_id", presented.client_id) != (
             presented.client_id
         ):
-            raise InvalidRequest("Authenticate in one way only: by header or in the form")
+            raise _two_ways("Authenticate in one way only: by header or in the form")
         return presented
     client_id, secret = form.get("client_id"), form.get("client_secret")
     if client_id is None or secret is None:
         raise InvalidClient(detail="no client credentials")
     return Presented(client_id, secret, (POST,))
+
+
+def _two_ways(description: str) -> InvalidRequest:
+    return InvalidRequest(description).breaking(Rule.CREDENTIALS)
 
 
 def _present_assertion(form: Form) -> Presented:
@@ -252,22 +259,28 @@ class ClientAuthentication:
             InvalidClient: it is not, or may not; only `detail` says why.
             TemporarilyUnavailable: the database does not answer.
         """
-        client, fault = _known_client(document, caller.ip)
+        client, fault = known_client(document, caller.ip)
         if client is not None and not _may_use(client, presented, settings):
-            client, fault = None, "a method that this client may not use"
+            fault = _wrong_method(client, presented)
+            client = None
         if presented.assertion is not None:
             audiences = own_audiences(settings, endpoint)
             client = await self._prove_by_key(
                 client, fault, presented.assertion, now, settings, audiences
             )
             return Authenticated(client)
-        secret, stored = presented.secret, client.live_secrets(now) if client else []
+        secret, stored = presented.secret, client.secrets if client else ()
         if len(secret) > LONGEST_SECRET or is_digest(secret):
-            secret, stored = _HOPELESS, []
-        match = await self._checker.match(secret, stored, caller.network)
-        if client is None or match.stored is None:
-            fault = fault or "wrong or expired secret"
-            raise InvalidClient(detail=fault, by_basic=presented.by_basic)
+            secret, stored = _HOPELESS, ()
+        # Those that have ended are compared too, and judged afterwards: the audit log tells which
+        # one it was, and the time of the answer does not.
+        live = [each.stored for each in stored if each.is_live(now)]
+        ended = [each.stored for each in stored if not each.is_live(now)]
+        match = await self._checker.match(secret, live, caller.network, ended)
+        if client is None or match.stored is None or match.stored not in live:
+            fault = fault or _wrong_secret(stored, match.stored)
+            refused = InvalidClient(detail=str(fault), by_basic=presented.by_basic)
+            raise refused.because(fault)
         if match.digest is not None:
             client = await self._clients.adopt(client, match.stored, match.digest)
         proof = client.secret_stored_as(match.digest or match.stored)
@@ -278,7 +291,7 @@ class ClientAuthentication:
     async def _prove_by_key(
         self,
         client: Client | None,
-        fault: str | None,
+        fault: Broken | None,
         assertion: str,
         now: datetime,
         settings: Settings,
@@ -286,7 +299,7 @@ class ClientAuthentication:
     ) -> Client:
         if client is None:
             judge_nobody(assertion, settings.foreign_algorithms, now)
-            raise InvalidClient(detail=fault)
+            raise InvalidClient(detail=str(fault)).because(fault)
         try:
             keys = await self._keys.known(client, settings)
         except InvalidClient:
@@ -301,7 +314,8 @@ class ClientAuthentication:
             used = _read(assertion, client, newer, now, settings, audiences)
         # Last of all, so that nobody but the client can use its assertions up.
         if not await self._used_assertions.claim(client.client_id, used.jti, used.expires_at):
-            raise InvalidClient(detail="client assertion: used before")
+            used_before = InvalidClient(detail="client assertion: used before")
+            raise used_before.breaking(Rule.ASSERTION_UNUSED)
         return client
 
     def _tag(self, presented: Presented) -> bytes:
@@ -350,16 +364,36 @@ def _read(
     )
 
 
-def _known_client(document: Document | None, ip: str) -> tuple[Client | None, str | None]:
-    """The client whose secret is worth comparing, or why there is none."""
+def known_client(document: Document | None, ip: str) -> tuple[Client | None, Broken | None]:
+    """The client that a document describes, or why nobody can be this client from this address."""
     if document is None:
-        return None, "unknown client"
+        return None, Broken(Rule.CLIENT_KNOWN, "unknown client")
     try:
         client = client_from(document)
     except ValueError as fault:
-        return None, f"malformed client document: {fault}"
+        return None, Broken(Rule.CLIENT_READABLE, f"malformed client document: {fault}")
     if client.disabled:
-        return None, "disabled client"
+        return None, Broken(Rule.CLIENT_ENABLED, "disabled client")
     if not client.allows_address(ip):
-        return None, "address outside the client's networks"
+        words, networks = "address outside the client's networks", client.allowed_networks
+        return None, Broken(Rule.CLIENT_NETWORK, words, had=ip, wanted=map(str, networks))
     return client, None
+
+
+def _wrong_method(client: Client, presented: Presented) -> Broken:
+    words = "a method that this client may not use"
+    return Broken(Rule.CLIENT_METHOD, words, had=presented.methods, wanted=client.allowed_methods())
+
+
+def _wrong_secret(stored: Sequence[StoredSecret], match: str | None) -> Broken:
+    """Why a secret is not taken: it is none of the client's, or one that has ended."""
+    ended = next((each for each in stored if each.stored == match), None)
+    if ended is None:
+        return Broken(Rule.SECRET_RIGHT, "wrong secret", compared=len(stored))
+    return Broken(
+        Rule.SECRET_LIVE,
+        "expired secret",
+        secret=ended.id,
+        label=ended.label,
+        expired_at=ended.ends_at,
+    )

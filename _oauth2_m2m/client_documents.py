@@ -124,11 +124,13 @@ class Client:
         A client with keys uses them alone, and one without uses its secret, unless its document
         says otherwise: a key is worth little beside a secret that somebody may have copied.
         """
-        allowed = self.token_endpoint_auth_methods
-        if allowed is None:
-            has_keys = self.jwks or self.jwks_uri
-            allowed = _KEY_METHODS if has_keys else _SECRET_METHODS
-        return not allowed.isdisjoint(methods)
+        return not self.allowed_methods().isdisjoint(methods)
+
+    def allowed_methods(self) -> frozenset[str]:
+        """How it may prove who it is; see `allows_method`."""
+        if self.token_endpoint_auth_methods is not None:
+            return self.token_endpoint_auth_methods
+        return _KEY_METHODS if self.jwks or self.jwks_uri else _SECRET_METHODS
 
 
 @dataclass(frozen=True, slots=True)

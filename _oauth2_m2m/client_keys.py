@@ -10,6 +10,7 @@ from _oauth2_m2m.errors import InvalidClient
 from _oauth2_m2m.key_sets import public_keys_from
 from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.remote_documents import FetchRules, RemoteDocument, Resolve, resolve_by_system
+from _oauth2_m2m.rules import Rule
 from _oauth2_m2m.signatures import VerifyingKey
 
 Keys = tuple[VerifyingKey, ...]
@@ -63,7 +64,8 @@ class ClientKeys:
         try:
             return await get(self._document(client.jwks_uri, settings))
         except ValueError as fault:
-            raise InvalidClient(detail=f"jwks_uri: {fault}") from None
+            unknown = InvalidClient(detail=f"jwks_uri: {fault}")
+            raise unknown.breaking(Rule.CLIENT_KEYS, wanted=client.jwks_uri) from None
 
     def _document(self, url: str, settings: Settings) -> RemoteDocument[Keys]:
         rules = FetchRules(self._allow_http, settings.jwks_uri_private_addresses)

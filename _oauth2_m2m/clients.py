@@ -46,10 +46,11 @@ from _oauth2_m2m.credentials import (
     make_client_secret,
     make_id,
 )
-from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound
+from _oauth2_m2m.errors import ClientChanged, ClientExists, ClientNotFound, InvalidToken
 from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.revocation import Question, Revocation, epoch_mark
+from _oauth2_m2m.rules import Rule
 from _oauth2_m2m.scopes import plain
 from _oauth2_m2m.storage import Document, Storage
 
@@ -474,22 +475,21 @@ class Clients:
         """A client's document as it stands in the database after this call."""
         return self._find.ask(client_id)
 
-    async def holder(self, client_id: str, epoch: str) -> Client | None:
+    async def holder(self, client_id: str, epoch: str) -> Client:
         """The client that may use a live token of this epoch, as it stood at most 30 s ago.
 
         Only good news is remembered: a client that was enabled again works at once.
+
+        Raises:
+            InvalidToken: nobody may; `detail` says why.
         """
         read_at, known = self._remembered.get(client_id, (0.0, None))
         if known and known.epoch == epoch and time.monotonic() - read_at < _REMEMBERED_SECONDS:
             return known
-        document = await self.find(client_id)
-        try:
-            client = client_from(document) if document else None
-        except ValueError:
-            client = None
-        if client is None or client.disabled or client.epoch != epoch:
+        client, fault = _holder_from(await self.find(client_id), epoch)
+        if client is None:
             self._remembered.pop(client_id, None)
-            return None
+            raise InvalidToken(detail=fault).breaking(Rule.TOKEN_CLIENT)
         self._remembered[client_id] = (time.monotonic(), client)
         return client
 
@@ -600,6 +600,21 @@ def _new_secret(
     secret_id = make_id(_SECRET_ID_CHARACTERS)
     entry = new_entry(secret_id, fingerprint(secret), now, label=label, expires_in=expires_in)
     return secret, entry
+
+
+def _holder_from(document: Document | None, epoch: str) -> tuple[Client | None, str]:
+    """The client that may use tokens of this epoch, or why there is none."""
+    if document is None:
+        return None, "the client is removed"
+    try:
+        client = client_from(document)
+    except ValueError as fault:
+        return None, f"malformed client document: {fault}"
+    if client.disabled:
+        return None, "the client is disabled"
+    if client.epoch != epoch:
+        return None, "issued before the client's tokens were revoked"
+    return client, ""
 
 
 def _secrets_in(document: Document) -> Document:

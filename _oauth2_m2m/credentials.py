@@ -19,7 +19,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from zlib import crc32
@@ -146,31 +146,37 @@ class SecretChecker:
         salt = next(iter(_salts(beside)), None) or _new_salt()
         return _scrypt_text(salt, await self._scrypt(secret, salt, _OPERATOR))
 
-    async def match(self, presented: str, stored: Iterable[str], network: str) -> Match:
+    async def match(
+        self, presented: str, stored: Sequence[str], network: str, ended: Sequence[str] = ()
+    ) -> Match:
         """Find the stored value that the presented secret belongs to.
 
         Args:
             presented: what the caller sent.
             stored: what the database holds: digests, or the plain text that an operator typed.
             network: where it comes from; nobody may keep the slow comparison to themselves.
+            ended: what it holds of secrets that are taken no more. They are compared like the
+                others, so that the caller can tell which one it was; whoever asks must judge that.
 
         Raises:
             TooManySecrets: too many wait for the slow comparison, from there or in all.
         """
-        candidates = list(stored)
+        candidates = [*stored, *ended]
         if is_made_here(presented):
             digest = fingerprint(presented)
             return _first(candidates, digest, presented)
-        for value in candidates:
+        for value in stored:  # no short cut for those that ended: it would tell by the time
             if value.startswith("scrypt$") and self._is_remembered(presented, value):
                 return Match(value)
         # A client's typed secrets share one salt, so this is one computation, as for an unknown
-        # client; a second salt comes in only by hand, or by two first uses in one moment.
-        for salt in _salts(candidates) or [_new_salt()]:
+        # client; a second salt comes in only by hand, or by two first uses in one moment. One
+        # that only an ended secret has must not add to the time.
+        for salt in _salts(stored) or _salts(ended)[:1] or [_new_salt()]:
             digest = _scrypt_text(salt, await self._scrypt(presented, salt, network))
             found = _first(candidates, digest, presented)
             if found.stored is not None:
-                self._remember(presented, found.digest or found.stored)
+                if found.stored in stored:
+                    self._remember(presented, found.digest or found.stored)
                 return found
         return Match(None)
 
@@ -212,7 +218,7 @@ def _checksum(body: str) -> str:
 def _first(candidates: list[str], digest: str, presented: str) -> Match:
     """Compare with every candidate, so that the time does not tell which one matched."""
     found = Match(None)
-    for stored in candidates:
+    for stored in reversed(candidates):
         if is_digest(stored):
             if hmac.compare_digest(stored.encode(), digest.encode()):
                 found = Match(stored)

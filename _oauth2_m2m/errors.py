@@ -8,6 +8,7 @@
     ├── KeyNotFound, TooManyKeys       so was m2m.keys
     ├── ConfigChanged                  so was m2m.configuration
     ├── TokenNotFound                  so was m2m.tokens
+    ├── RefusalNotFound                so was m2m.explain
     └── OAuth2Error                    an answer to a request; the class is the code on the wire
         ├── InvalidRequest             400  (404, 405, 408, 413 and 422 are subclasses)
         ├── InvalidClient              401
@@ -27,15 +28,25 @@
             └── InsufficientScope      403
 
 An OAuth error has two faces: `description` is for the caller, `detail` is for the audit log only.
+What binds them is `error_id`: the caller may quote it, and it says nothing by itself.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
+
+from _oauth2_m2m.rules import Broken, Facts, Rule, Said, facts_of
 
 #: RFC 6750 section 2.1 and RFC 9449 section 7.1: how a token is presented.
 BEARER, DPOP = "Bearer", "DPoP"
+#: Where an answer names its error besides the body.
+ERROR_ID_HEADER = "X-Error-ID"
+#: 80 random bits, 20 hexadecimal digits.
+ERROR_ID_BYTES = 10
 
 
 class OAuth2M2MError(Exception):
@@ -82,6 +93,10 @@ class TooManyKeys(OAuth2M2MError):
     """There are too many signing keys to make another: nothing was changed."""
 
 
+class RefusalNotFound(OAuth2M2MError):
+    """No audit record has this error id."""
+
+
 class OAuth2Error(OAuth2M2MError):
     """An answer to a request that cannot be granted. RFC 6749 section 5.2.
 
@@ -89,20 +104,51 @@ class OAuth2Error(OAuth2M2MError):
         description: one sentence for the caller. It never holds a secret, nor tells more than the
             caller may know.
         detail: what the operator wants to know, for the audit log. It holds no secret either.
+
+    Attributes:
+        rule: the rule that did not hold.
+        facts: what was had and wanted of it, for the audit log.
     """
 
     error: ClassVar[str] = "invalid_request"
     status_code: ClassVar[int] = 400
     default: ClassVar[str] = "The request is malformed"
+    rule: Rule = Rule.REQUEST
+    facts: Facts = MappingProxyType({})
 
     def __init__(self, description: str | None = None, *, detail: str | None = None) -> None:
         self.description = description or self.default
         self.detail = detail or self.description
         super().__init__(self.description)
 
+    @cached_property
+    def error_id(self) -> str:
+        """What the caller may quote to the operator: random, made when it is first asked for."""
+        return secrets.token_hex(ERROR_ID_BYTES)
+
+    def breaking(self, rule: Rule, **said: Said) -> Self:
+        """The same error, for this rule and with these facts."""
+        self.rule, self.facts = rule, facts_of(said)
+        return self
+
+    def because(
+        self, cause: OAuth2Error | ValueError | None, otherwise: Rule | None = None
+    ) -> Self:
+        """The same error, for the rule and with the facts of its cause, as far as that names them.
+
+        Args:
+            cause: an error of ours, or a fault that a reader found.
+            otherwise: the rule, when the fault names none.
+        """
+        if isinstance(cause, OAuth2Error | Broken):
+            self.rule, self.facts = cause.rule, cause.facts
+        elif otherwise is not None:
+            self.rule = otherwise
+        return self
+
     def headers(self) -> dict[str, str]:
         """The headers that belong to this answer, by name."""
-        return {}
+        return {ERROR_ID_HEADER: self.error_id}
 
     def field_errors(self) -> Sequence[dict[str, Any]] | None:
         """What FastAPI's clients read in `detail` for a 422; nothing for other errors."""
@@ -131,7 +177,7 @@ class MethodNotAllowed(InvalidRequest):
 
     def headers(self) -> dict[str, str]:
         """`Allow`, as RFC 9110 section 10.2.1 asks."""
-        return {"Allow": self.allowed}
+        return {**super().headers(), "Allow": self.allowed}
 
 
 class BodyTooLarge(InvalidRequest):
@@ -153,13 +199,14 @@ class BodyTooSlow(InvalidRequest):
 
     def headers(self) -> dict[str, str]:
         """The rest of the body may still come: the connection is of no further use."""
-        return {"Connection": "close"}
+        return {**super().headers(), "Connection": "close"}
 
 
 class PlainDialectOff(InvalidRequest):
     """The profile `fapi2` knows standard OAuth only."""
 
     default = "The profile fapi2 has no plain dialect: authenticate as a client, by private_key_jwt"
+    rule = Rule.PROFILE
 
 
 class Unprocessable(InvalidRequest):
@@ -196,6 +243,7 @@ class InvalidClient(OAuth2Error):
     error = "invalid_client"
     status_code = 401
     default = "Client authentication failed"
+    rule = Rule.CREDENTIALS
 
     def __init__(self, *, detail: str | None = None, by_basic: bool = False) -> None:
         super().__init__(detail=detail)
@@ -203,9 +251,10 @@ class InvalidClient(OAuth2Error):
 
     def headers(self) -> dict[str, str]:
         """A challenge when the caller tried Basic. RFC 6749 section 5.2."""
-        if self.by_basic:
-            return {"WWW-Authenticate": 'Basic realm="oauth2_m2m", charset="UTF-8"'}
-        return {}
+        if not self.by_basic:
+            return super().headers()
+        challenge = 'Basic realm="oauth2_m2m", charset="UTF-8"'
+        return {**super().headers(), "WWW-Authenticate": challenge}
 
 
 class InvalidGrant(OAuth2Error):
@@ -213,6 +262,7 @@ class InvalidGrant(OAuth2Error):
 
     error = "invalid_grant"
     default = "The refresh token is invalid, expired or revoked"
+    rule = Rule.REFRESH_KNOWN
 
 
 class InvalidRefreshToken(InvalidGrant):
@@ -226,6 +276,7 @@ class UnauthorizedClient(OAuth2Error):
 
     error = "unauthorized_client"
     default = "The client may not use this grant"
+    rule = Rule.GRANT_ALLOWED
 
 
 class UnsupportedGrantType(OAuth2Error):
@@ -233,6 +284,7 @@ class UnsupportedGrantType(OAuth2Error):
 
     error = "unsupported_grant_type"
     default = "Unsupported grant_type: use client_credentials or refresh_token"
+    rule = Rule.GRANT_OFFERED
 
 
 class InvalidScope(OAuth2Error):
@@ -240,6 +292,7 @@ class InvalidScope(OAuth2Error):
 
     error = "invalid_scope"
     default = "The requested scope exceeds what the client may have"
+    rule = Rule.SCOPE
 
 
 class InvalidTarget(OAuth2Error):
@@ -247,6 +300,7 @@ class InvalidTarget(OAuth2Error):
 
     error = "invalid_target"
     default = "The requested resource is not one that the client may ask for"
+    rule = Rule.RESOURCE
 
 
 class InvalidDPoPProof(OAuth2Error):
@@ -254,12 +308,14 @@ class InvalidDPoPProof(OAuth2Error):
 
     error = "invalid_dpop_proof"
     default = "The DPoP proof is missing or does not fit this request"
+    rule = Rule.PROOF_GOOD
 
 
 class DPoPProofUsed(InvalidDPoPProof):
     """The DPoP proof is a repetition. RFC 9449 section 11.1."""
 
     default = "The DPoP proof was used before: make one for each request"
+    rule = Rule.PROOF_UNUSED
 
 
 class UseDPoPNonce(InvalidDPoPProof):
@@ -271,6 +327,7 @@ class UseDPoPNonce(InvalidDPoPProof):
 
     error = "use_dpop_nonce"
     default = "Use the nonce of the header DPoP-Nonce in the DPoP proof"
+    rule = Rule.PROOF_NONCE
 
     def __init__(self, nonce: str) -> None:
         super().__init__()
@@ -278,7 +335,7 @@ class UseDPoPNonce(InvalidDPoPProof):
 
     def headers(self) -> dict[str, str]:
         """The nonce. RFC 9449 section 8.1."""
-        return {"DPoP-Nonce": self.nonce}
+        return {**super().headers(), "DPoP-Nonce": self.nonce}
 
 
 class RateLimitExceeded(OAuth2Error):
@@ -298,6 +355,7 @@ class RateLimitExceeded(OAuth2Error):
         self, key: str, limit: int, reset_seconds: int, client_id: str | None = None
     ) -> None:
         super().__init__(f"Rate limit exceeded: try again in {reset_seconds} s")
+        self.breaking(Rule.FAILURE_LIMIT if client_id is None else Rule.BUDGET, wanted=limit)
         self.key = key
         self.limit = limit
         self.reset_seconds = reset_seconds
@@ -306,6 +364,7 @@ class RateLimitExceeded(OAuth2Error):
     def headers(self) -> dict[str, str]:
         """When to come back, and what the budget is (draft-ietf-httpapi-ratelimit-headers)."""
         return {
+            **super().headers(),
             "Retry-After": str(self.reset_seconds),
             "RateLimit-Limit": str(self.limit),
             "RateLimit-Remaining": "0",
@@ -319,10 +378,11 @@ class TemporarilyUnavailable(OAuth2Error):
     error = "temporarily_unavailable"
     status_code = 503
     default = "The service is temporarily unavailable: try again shortly"
+    rule = Rule.SERVICE
 
     def headers(self) -> dict[str, str]:
         """When to come back. RFC 9110 section 10.2.3."""
-        return {"Retry-After": "1"}
+        return {**super().headers(), "Retry-After": "1"}
 
 
 class TooManySecrets(OAuth2Error):
@@ -334,10 +394,11 @@ class TooManySecrets(OAuth2Error):
     error = "temporarily_unavailable"
     status_code = 503
     default = TemporarilyUnavailable.default
+    rule = Rule.SECRET_PATIENCE
 
     def headers(self) -> dict[str, str]:
         """When to come back. RFC 9110 section 10.2.3."""
-        return {"Retry-After": "1"}
+        return {**super().headers(), "Retry-After": "1"}
 
 
 class BearerError(OAuth2Error):
@@ -363,7 +424,7 @@ class BearerError(OAuth2Error):
 
     def headers(self) -> dict[str, str]:
         """The challenge that RFC 6750 section 3 asks for."""
-        return {"WWW-Authenticate": self.challenge()}
+        return {**super().headers(), "WWW-Authenticate": self.challenge()}
 
 
 class MissingToken(BearerError):
@@ -372,6 +433,7 @@ class MissingToken(BearerError):
     error = "invalid_token"
     status_code = 401
     default = "Not authenticated: send the access token in the header Authorization: Bearer"
+    rule = Rule.TOKEN_SENT
 
     def challenge(self) -> str:
         """The bare scheme."""
@@ -384,6 +446,7 @@ class InvalidToken(BearerError):
     error = "invalid_token"
     status_code = 401
     default = "The access token is invalid, expired or revoked"
+    rule = Rule.TOKEN_READABLE
 
 
 class ProofRefused(BearerError):
@@ -399,6 +462,7 @@ class ProofRefused(BearerError):
 
     def __init__(self, cause: InvalidDPoPProof) -> None:
         super().__init__(cause.description, detail=cause.detail)
+        self.because(cause)
         self.error = cause.error  # type: ignore[misc]
         self._cause = cause
 
@@ -409,6 +473,8 @@ class ProofRefused(BearerError):
 
 class UnknownKey(InvalidToken):
     """The token names a key that is not at hand: it may be new, so the keys are worth a look."""
+
+    rule = Rule.TOKEN_KEY
 
 
 class InsufficientScope(BearerError):
@@ -421,6 +487,7 @@ class InsufficientScope(BearerError):
 
     error = "insufficient_scope"
     status_code = 403
+    rule = Rule.SCOPE
 
     def __init__(self, scope: str, role: str | None = None) -> None:
         wanted = [f"scope {scope}"] if scope else []

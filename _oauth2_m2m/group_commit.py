@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from _oauth2_m2m import tracing
-from _oauth2_m2m.errors import TemporarilyUnavailable
+from _oauth2_m2m.errors import OAuth2Error, TemporarilyUnavailable
 from _oauth2_m2m.metrics import QueueMetrics
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class _Answer(Generic[Q, A]):
             yield from waiter
         if batch.failure is not None:
             # A fresh exception each: one shared by many tasks would collect all their tracebacks.
-            raise TemporarilyUnavailable(detail=str(batch.failure)) from None
+            raise TemporarilyUnavailable(detail=_detail(batch.failure)) from None
         return batch.answers[self._place]
 
 
@@ -250,6 +250,10 @@ def _place(error: Exception) -> str:
     """What went wrong where. Neither the message nor a trace: they may quote a document."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {frame.name}, line {frame.lineno} of {frame.filename}"
+
+
+def _detail(failure: Exception) -> str:
+    return failure.detail if isinstance(failure, OAuth2Error) else str(failure)
 
 
 def _shutting_down() -> TemporarilyUnavailable:

@@ -14,6 +14,7 @@ from _oauth2_m2m.bearer import Credentials, check_scopes, method_of, path_of, pr
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.dpop import Proof, own_urls
 from _oauth2_m2m.errors import (
+    BEARER,
     DPOP,
     BearerError,
     InvalidDPoPProof,
@@ -27,6 +28,7 @@ from _oauth2_m2m.errors import (
 from _oauth2_m2m.responses import caller_of
 from _oauth2_m2m.revocation import Question
 from _oauth2_m2m.roles import has_role
+from _oauth2_m2m.rules import Rule
 from _oauth2_m2m.services import REQUEST_DEADLINE, Services
 
 _CHECKED = "oauth2_m2m.checked"
@@ -102,6 +104,7 @@ class ServerJudge:
                 try:
                     return await check(attempt, settings)
                 except OAuth2Error as error:
+                    attempt.route = _route_of(request)
                     _fit_challenge(error, settings)
                     raise await services.admission.settle(attempt, error) from None
         except TimeoutError:
@@ -128,10 +131,10 @@ class ServerJudge:
         check_audience(token, settings.audience)
         credentials.check_scheme(token)
         if settings.is_fapi2 and token.jkt is None:  # of before the profile was chosen
-            raise InvalidToken(detail="the profile takes bound tokens only").asking_for(DPOP)
+            unbound = InvalidToken(detail="the profile takes bound tokens only")
+            unbound.breaking(Rule.TOKEN_SCHEME, had=BEARER, wanted=DPOP)
+            raise unbound.asking_for(DPOP)
         client = await services.clients.holder(token.client_id, token.epoch)
-        if client is None:
-            raise InvalidToken(detail="the client is disabled, removed or made anew")
         proof = None
         if token.jkt is not None:
             proof = self._read_proof(request, credentials, token.jkt, attempt, settings)
@@ -139,7 +142,7 @@ class ServerJudge:
         question = Question(token.marks(), credentials.token, settings.linearizable)
         if await services.admission.check(attempt, question, client, limit):
             services.reader.note_revoked(credentials.token)
-            raise InvalidToken(detail="revoked")
+            raise InvalidToken(detail="revoked").breaking(Rule.TOKEN_NOT_REVOKED)
         if proof is not None:
             await self._use_proof(proof, token, attempt, settings, limit)
         return token
@@ -190,6 +193,12 @@ class ServerJudge:
         except InvalidDPoPProof as fault:
             await self._services.admission.give_back(attempt, token.client_id, limit or None)
             raise ProofRefused(fault) from None
+
+
+def _route_of(request: HTTPConnection) -> str | None:
+    """The route that a request asks for, as its app wrote it: no id and no secret is in it."""
+    path = getattr(request.scope.get("route"), "path", None)
+    return f"{request.scope.get('method', 'GET')} {path}" if isinstance(path, str) else None
 
 
 def _fit_challenge(error: OAuth2Error, settings: Settings) -> None:

@@ -39,6 +39,7 @@ from _oauth2_m2m.remote_introspection import (
 )
 from _oauth2_m2m.revocation_follower import RevocationFollower
 from _oauth2_m2m.roles import has_role
+from _oauth2_m2m.rules import Rule
 
 #: One request's share of waiting for the issuer. Past it the answer is 503.
 JUDGING_SECONDS = 4.5
@@ -190,7 +191,7 @@ class RemoteJudge:
         if self._introspection is not None and not await self._introspection.is_active(
             background.calls, credentials.token, token, now
         ):
-            raise InvalidToken(detail="not active")
+            raise InvalidToken(detail="not active").breaking(Rule.TOKEN_NOT_REVOKED)
         if token.jkt is not None:  # the last, so that only the holder of a good token uses it up
             self._check_proof(request, credentials, token.jkt, now)
         return token
@@ -262,7 +263,7 @@ class RemoteJudge:
             if follower.is_lagging and (knows_nothing or not self._rules.accepts_when_lagging):
                 raise TemporarilyUnavailable(detail="what was revoked is not known")
         if follower.marks.hits(token.marks()):
-            raise InvalidToken(detail="revoked")
+            raise InvalidToken(detail="revoked").breaking(Rule.TOKEN_NOT_REVOKED)
 
     async def _feed(self) -> str:
         endpoint = (await self.documents.metadata()).revocations_endpoint

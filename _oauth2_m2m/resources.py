@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from _oauth2_m2m.errors import InvalidTarget
 from _oauth2_m2m.forms import Form
+from _oauth2_m2m.rules import Rule
 
 #: Resources that one token may be meant for.
 MOST_RESOURCES = 10
@@ -43,5 +44,5 @@ def target(requested: Sequence[str], allowed: Collection[str]) -> tuple[str, ...
         InvalidTarget: more is asked for than is allowed. RFC 8707 section 2.
     """
     if not set(requested) <= set(allowed):
-        raise InvalidTarget
+        raise InvalidTarget().breaking(Rule.RESOURCE, had=requested, wanted=allowed)
     return tuple(requested)

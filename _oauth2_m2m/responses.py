@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.status import HTTP_200_OK
 
+from _oauth2_m2m.audit import reason_for
 from _oauth2_m2m.callers import CALLER, Caller
 from _oauth2_m2m.errors import OAuth2Error
 
@@ -16,6 +18,9 @@ from _oauth2_m2m.errors import OAuth2Error
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 _CALLER = "oauth2_m2m.caller"
+_FIRST_SERVER_ERROR = 500
+
+_log = logging.getLogger("oauth2_m2m")
 
 
 def caller_of(request: HTTPConnection) -> Caller:
@@ -26,6 +31,16 @@ def caller_of(request: HTTPConnection) -> Caller:
         caller = request.scope[_CALLER] = Caller(peer[0] if peer else None, request.headers)
         CALLER.set(caller)  # until the task of the request ends
     return caller
+
+
+def note_refusal(request: HTTPConnection, error: OAuth2Error) -> None:
+    """Say in one line of the log why a request is refused; by its ids the two find each other."""
+    level = logging.WARNING if error.status_code >= _FIRST_SERVER_ERROR else logging.INFO
+    if _log.isEnabledFor(level):
+        ids = {"error_id": error.error_id, "request_id": caller_of(request).request_id}
+        words = "refused with %d %s, error_id %s, request_id %s"
+        said = {**ids, "rule": error.rule.value}
+        _log.log(level, words, error.status_code, reason_for(error), *ids.values(), extra=said)
 
 
 def json_response(
@@ -48,4 +63,5 @@ def error_members(error: OAuth2Error) -> dict[str, Any]:
         "error": error.error,
         "error_description": error.description,
         "detail": error.field_errors() or error.description,
+        "error_id": error.error_id,
     }

@@ -12,6 +12,7 @@ from _oauth2_m2m.config import LONGEST_ACCESS_TOKEN_LIFETIME, Settings
 from _oauth2_m2m.credentials import fingerprint
 from _oauth2_m2m.errors import InvalidToken, TokenNotFound
 from _oauth2_m2m.revocation import Question, family_mark, kind_of_mark
+from _oauth2_m2m.rules import Rule
 from _oauth2_m2m.services import Services
 
 #: A mark that outlives its token by a little covers whatever leeway is set later.
@@ -84,8 +85,11 @@ async def refresh_token_target(
         InvalidToken: it is unknown or expired.
     """
     token = await services.refresh_tokens.find(text)
-    if token is None or token.expires_at <= now:
-        raise InvalidToken(detail="unknown or expired refresh token")
+    if token is None:
+        raise InvalidToken(detail="unknown refresh token").breaking(Rule.REFRESH_KNOWN)
+    if token.expires_at <= now:
+        expired = InvalidToken(detail="expired refresh token")
+        raise expired.breaking(Rule.REFRESH_LIVE, expired_at=token.expires_at)
     expires_at = await family_end(services, settings, token.family_id, now)
     return Target(token.client_id, family_mark(token.family_id), expires_at, token.digest)
 

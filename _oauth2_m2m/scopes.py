@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from _oauth2_m2m.errors import ConfigurationError, InvalidScope
+from _oauth2_m2m.rules import Rule
 
 Scope = frozenset[str]
 
@@ -51,7 +52,8 @@ def narrow(requested: Scope, allowed: Scope) -> Scope:
         InvalidScope: more was asked for than is allowed. RFC 6749 section 5.2.
     """
     if not requested <= allowed:
-        raise InvalidScope(detail=f"beyond the allowed: {format_scope(requested - allowed)}")
+        beyond = InvalidScope(detail=f"beyond the allowed: {format_scope(requested - allowed)}")
+        raise beyond.breaking(Rule.SCOPE, had=format_scope(requested), wanted=format_scope(allowed))
     return requested or allowed
 
 

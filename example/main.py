@@ -191,5 +191,5 @@ if origins := [o.strip() for o in os.environ.get("CORS_ORIGINS", "").split(",") 
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", "DPoP"],
-        expose_headers=["DPoP-Nonce", "Retry-After", "WWW-Authenticate"],
+        expose_headers=["DPoP-Nonce", "Retry-After", "WWW-Authenticate", "X-Error-ID"],
     )

@@ -17,6 +17,8 @@ Document = dict[str, Any]
 
 #: RFC 6749 section 5.2: the characters of `error_description`.
 _DESCRIPTION = re.compile(r"[\x20\x21\x23-\x5B\x5D-\x7E]+")
+#: Opaque: 80 bits, in hexadecimal.
+_ERROR_ID = re.compile(r"[0-9a-f]{20}")
 #: A whole secret, refresh token or access token.
 _WHOLE_SECRET = re.compile(r"m2m[a-z]_[0-9A-Za-z]{49}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]{20,}")
 _RECORD_MEMBERS = {
@@ -37,8 +39,10 @@ def expect_error(response: httpx.Response, status: int, error: str) -> Document:
     expect_no_store(response)
     assert response.headers["content-type"] == "application/json"
     body: Document = response.json()
-    assert body.keys() == {"error", "error_description", "detail"}
+    assert body.keys() == {"error", "error_description", "detail", "error_id"}
     assert body["error"] == error
+    assert response.headers["x-error-id"] == body["error_id"]
+    assert _ERROR_ID.fullmatch(body["error_id"])
     assert _DESCRIPTION.fullmatch(body["error_description"])
     if status == 422:
         assert body["detail"]
@@ -50,6 +54,11 @@ def expect_error(response: httpx.Response, status: int, error: str) -> Document:
         assert int(response.headers["retry-after"]) >= 1
     assert ("www-authenticate" in response.headers) <= (status == 401)
     return body
+
+
+def wording(response: httpx.Response) -> bytes:
+    """The body of an error without its id, which is random and says nothing: `...` instead."""
+    return response.content.replace(response.headers["x-error-id"].encode(), b"...")
 
 
 def expect_tokens(response: httpx.Response, *, refresh: bool = True) -> Document:

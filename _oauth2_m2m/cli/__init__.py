@@ -7,6 +7,7 @@ import logging
 import typer
 
 from _oauth2_m2m.cli import clients, config, doctor, keys, routes, secrets, tokens
+from _oauth2_m2m.cli.explain import explain
 
 app = typer.Typer(
     name="oauth2-m2m",
@@ -22,6 +23,7 @@ app.add_typer(secrets.app, name="secrets")
 app.command()(routes.routes)
 app.add_typer(tokens.app, name="tokens")
 app.command()(doctor.doctor)
+app.command()(explain)
 
 
 def main() -> None:

@@ -108,6 +108,11 @@ def _as_json(value: object) -> object:
     return str(value)
 
 
+def print_styled(*lines: Text) -> None:
+    """Print lines for people, with their colours where there are any."""
+    _console().print(*lines, sep="\n")
+
+
 def _console() -> Console:
     # Made for each call: where the output goes may have changed since the last one.
     return Console(highlight=False, soft_wrap=True)

@@ -6,7 +6,12 @@ from fastapi import Request
 
 from _oauth2_m2m.admission import Attempt
 from _oauth2_m2m.bearer import path_of
-from _oauth2_m2m.client_authentication import Presented, present_plain, present_standard
+from _oauth2_m2m.client_authentication import (
+    PLAIN_METHOD,
+    Presented,
+    present_plain,
+    present_standard,
+)
 from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.errors import OAuth2Error
@@ -39,6 +44,7 @@ async def authenticated_client(
     """
     presented = _presented(request, form, plain)
     attempt.presents(presented.client_id, presented.client_id)
+    attempt.method = PLAIN_METHOD if plain else presented.methods[0]
     authentication, admission = services.authentication, services.admission
     expected = authentication.expects(presented)
     document, place = await admission.open(attempt, presented.client_id, expected=expected)

@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
+from _oauth2_m2m.errors import ERROR_ID_HEADER
+
 Operation = dict[str, Any]
 
 
@@ -25,11 +27,12 @@ class TokenResponse(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """RFC 6749 section 5.2, with FastAPI's `detail`."""
+    """RFC 6749 section 5.2, with FastAPI's `detail`, and an id that the operator can look up."""
 
     error: str
     error_description: str
     detail: str | list[dict[str, Any]]
+    error_id: str
 
 
 class MessageResponse(BaseModel):
@@ -73,14 +76,15 @@ class HealthResponse(BaseModel):
 def _error(description: str, **headers: dict[str, Any]) -> dict[str, Any]:
     """An error, and the headers that it has; in their names `_` stands for `-`."""
     named = {name.replace("_", "-"): header for name, header in headers.items()}
-    error: dict[str, Any] = {"model": ErrorResponse, "description": description}
-    return {**error, "headers": named} if named else error
+    every = {ERROR_ID_HEADER: _ERROR_ID, **named}
+    return {"model": ErrorResponse, "description": description, "headers": every}
 
 
 def _header(description: str, kind: str) -> dict[str, Any]:
     return {"description": description, "required": True, "schema": {"type": kind}}
 
 
+_ERROR_ID = _header("What the operator can look this refusal up by", "string")
 _RETRY_AFTER = _header("In so many seconds it is worth another try", "integer")
 _CHALLENGE = _header("How the token must be presented, and what is wrong with it", "string")
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from _oauth2_m2m.endpoints import documentation
 from _oauth2_m2m.errors import OAuth2Error, TemporarilyUnavailable
 from _oauth2_m2m.group_commit import MOST_WAITING, GroupCommit
-from _oauth2_m2m.responses import error_members, json_response
+from _oauth2_m2m.responses import error_members, json_response, note_refusal
 from _oauth2_m2m.services import Services
 
 PING_SECONDS = 1.0
@@ -32,10 +32,12 @@ def add_to(router: APIRouter, services: Services) -> None:
     @router.get("/health/ready", **documentation.READY)
     @router.get("/health", **documentation.READY)
     async def ready(request: Request) -> Response:
-        return await _readiness(services, pings)
+        return await _readiness(request, services, pings)
 
 
-async def _readiness(services: Services, pings: GroupCommit[None, None]) -> Response:
+async def _readiness(
+    request: Request, services: Services, pings: GroupCommit[None, None]
+) -> Response:
     checks = {"mongodb": "ok", "signing_key": "ok"}
     try:
         await pings.ask(None)
@@ -47,6 +49,7 @@ async def _readiness(services: Services, pings: GroupCommit[None, None]) -> Resp
     if not failing:
         return json_response({"status": "ok", "checks": checks})
     error = TemporarilyUnavailable("; ".join(failing))
+    note_refusal(request, error)
     members = {"status": "unavailable", "checks": checks, **error_members(error)}
     return json_response(members, error.status_code, error.headers())
 

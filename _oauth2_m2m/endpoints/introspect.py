@@ -20,6 +20,7 @@ from _oauth2_m2m.protected_requests import ServerJudge
 from _oauth2_m2m.responses import caller_of, json_response
 from _oauth2_m2m.revocation import Question
 from _oauth2_m2m.roles import has_role
+from _oauth2_m2m.rules import Flow, Rule
 from _oauth2_m2m.scopes import format_scope
 from _oauth2_m2m.services import Services
 
@@ -39,7 +40,8 @@ def add_to(router: APIRouter, services: Services) -> None:
     @router.post("/introspect", **documentation.INTROSPECT)
     async def introspect(request: Request) -> Response:
         settings = await services.ready()
-        attempt = attempt_at_endpoint(caller_of(request), settings, Event.TOKEN_INVALID)
+        event = Event.TOKEN_INVALID
+        attempt = attempt_at_endpoint(caller_of(request), settings, event, Flow.INTROSPECT)
         if has_token(request):
             token = await judge.admit(request, [INTROSPECT_SCOPE])
             attempt.proves(token.client_id, token.jti)
@@ -58,7 +60,8 @@ def add_to(router: APIRouter, services: Services) -> None:
 def _check_one_way(form: Form) -> None:
     """RFC 6749 section 2.3: an access token stands for a secret or an assertion, not beside one."""
     if not form.keys().isdisjoint(("client_secret", "client_assertion", "client_assertion_type")):
-        raise InvalidRequest("Authenticate in one way only: by an access token or as a client")
+        twice = "Authenticate in one way only: by an access token or as a client"
+        raise InvalidRequest(twice).breaking(Rule.CREDENTIALS)
 
 
 async def _description(
@@ -67,7 +70,7 @@ async def _description(
     """What the token is, if it is alive and, where an owner is named, this owner's."""
     text = form.get("token")
     if text is None:
-        raise InvalidRequest("token is missing")
+        raise InvalidRequest("token is missing").breaking(Rule.PARAMETERS)
     found = await _access_token(services, settings, text, attempt)
     if found is None:
         found = await _refresh_token(services, settings, text, attempt)
@@ -81,12 +84,11 @@ async def _access_token(
 ) -> Description | None:
     try:
         token = await services.read_access_token(text, settings, attempt.now)
+        await services.clients.holder(token.client_id, token.epoch)
     except InvalidToken:
         return None
     if settings.is_fapi2 and token.jkt is None:
         return None  # no guard takes it
-    if await services.clients.holder(token.client_id, token.epoch) is None:
-        return None
     question = Question(token.marks(), text, settings.linearizable)
     if await services.revocation.is_revoked(question):
         return None
@@ -110,8 +112,9 @@ async def _refresh_token(
     token = await services.refresh_tokens.find(text)
     if token is None or token.spent_at is not None or token.expires_at <= attempt.now:
         return None
-    client = await services.clients.holder(token.client_id, token.epoch)
-    if client is None:
+    try:
+        client = await services.clients.holder(token.client_id, token.epoch)
+    except InvalidToken:
         return None
     question = token.question(text, linearizable=settings.linearizable)
     if await services.revocation.is_revoked(question):

@@ -11,6 +11,7 @@ from _oauth2_m2m.config import Settings
 from _oauth2_m2m.dpop import own_urls, proof_header
 from _oauth2_m2m.errors import InvalidDPoPProof
 from _oauth2_m2m.proofs import nonces_of
+from _oauth2_m2m.rules import Rule
 from _oauth2_m2m.services import Services
 
 
@@ -25,7 +26,8 @@ async def proved_key(
     proof = proof_header(request.headers.getlist("dpop"))
     if proof is None:
         if settings.is_fapi2 or client.dpop_bound_access_tokens:
-            raise InvalidDPoPProof("The header DPoP is missing: this client's tokens are bound")
+            missing = "The header DPoP is missing: this client's tokens are bound"
+            raise InvalidDPoPProof(missing).breaking(Rule.PROOF_SENT)
         return None
     read = services.proofs.read(
         proof,

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request, Response
 
 from _oauth2_m2m.admission import Attempt, attempt_at_endpoint
 from _oauth2_m2m.audit import Event
-from _oauth2_m2m.client_documents import Client, client_from
+from _oauth2_m2m.client_authentication import known_client
+from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import fingerprint
 from _oauth2_m2m.endpoints import documentation
@@ -25,6 +26,7 @@ from _oauth2_m2m.grants.request import GrantRequest
 from _oauth2_m2m.issuing import IssuedTokens
 from _oauth2_m2m.refresh_tokens import RefreshToken
 from _oauth2_m2m.responses import caller_of, json_response
+from _oauth2_m2m.rules import Flow, Rule
 from _oauth2_m2m.services import Services
 
 _MEMBERS = (
@@ -44,12 +46,13 @@ def add_to(router: APIRouter, services: Services) -> None:
     async def refresh(request: Request) -> Response:
         note_grant(request, GRANT_TYPE)
         settings = await services.ready()
-        attempt = attempt_at_endpoint(caller_of(request), settings, Event.REFRESH_TOKEN_INVALID)
+        event = Event.REFRESH_TOKEN_INVALID
+        attempt = attempt_at_endpoint(caller_of(request), settings, event, Flow.REFRESH)
         async with services.admission.settling(attempt):
             try:
                 tokens = await _rotate(services, request, attempt, settings)
             except InvalidGrant as error:
-                raise InvalidRefreshToken(detail=error.detail) from None
+                raise InvalidRefreshToken(detail=error.detail).because(error) from None
         return json_response(tokens.as_json(), headers=nonce_header(settings, attempt))
 
 
@@ -73,7 +76,8 @@ async def _rotate(
         token = await _found(services, text)
         client = await _owner(services, attempt, token)
     if not client.allows_grant(GRANT_TYPE):
-        raise InvalidGrant(detail="grant refresh_token is not among the client's")
+        refused = InvalidGrant(detail="grant refresh_token is not among the client's")
+        raise refused.breaking(Rule.GRANT_ALLOWED, had=GRANT_TYPE, wanted=client.grant_types)
     jkt = await proved_key(services, request, attempt, settings, client)
     request_of_client = GrantRequest(form, client, attempt, settings, services, jkt)
     charge = not settings.refresh_requires_client_auth  # else it was charged when it was proved
@@ -90,12 +94,7 @@ async def _found(services: Services, text: str) -> RefreshToken:
 async def _owner(services: Services, attempt: Attempt, token: RefreshToken) -> Client:
     attempt.client_id = token.client_id
     document = await services.clients.find(token.client_id)
-    try:
-        client = client_from(document or {})
-    except ValueError:
-        raise InvalidGrant(detail="no client, or a malformed one") from None
-    if client.disabled:
-        raise InvalidGrant(detail="disabled client")
-    if not client.allows_address(attempt.caller.ip):
-        raise InvalidGrant(detail="address outside the client's networks")
+    client, fault = known_client(document, attempt.caller.ip)
+    if client is None:
+        raise InvalidGrant(detail=str(fault)).because(fault)
     return client

@@ -19,6 +19,7 @@ from _oauth2_m2m.revoking import (
     refresh_token_target,
     revoke_target,
 )
+from _oauth2_m2m.rules import Flow, Rule
 from _oauth2_m2m.services import Services
 
 _MEMBERS = ("access_token", "refresh_token")
@@ -30,7 +31,9 @@ def add_to(router: APIRouter, services: Services) -> None:
     @router.post("/revoke", **documentation.REVOKE)
     async def revoke(request: Request) -> Response:
         settings = await services.ready()
-        attempt = attempt_at_endpoint(caller_of(request), settings, Event.TOKEN_INVALID)
+        attempt = attempt_at_endpoint(
+            caller_of(request), settings, Event.TOKEN_INVALID, Flow.REVOKE
+        )
         async with services.admission.settling(attempt):
             if media_type(request) == FORM:
                 await _revoke_own(services, request, attempt, settings)
@@ -43,6 +46,7 @@ async def _revoke_held(
     services: Services, request: Request, attempt: Attempt, settings: Settings
 ) -> None:
     """The plain dialect: who holds a token may end it."""
+    attempt.flow = Flow.REVOKE_HELD
     if settings.is_fapi2:
         raise PlainDialectOff
     members = json_object_of(request)
@@ -55,6 +59,7 @@ async def _revoke_held(
     if named == ["access_token"]:
         target = await access_token_target(services, settings, text, attempt.now)
     else:
+        attempt.flow = Flow.REVOKE_REFRESH
         target = await refresh_token_target(services, settings, text, attempt.now)
     await revoke_target(services, target, attempt.now, attempt.caller)
 
@@ -71,7 +76,7 @@ async def _revoke_own(
     client = await authenticated_client(services, request, attempt, settings, form)
     text = form.get("token")
     if text is None:
-        raise InvalidRequest("token is missing")
+        raise InvalidRequest("token is missing").breaking(Rule.PARAMETERS)
     try:
         target = await find_target(services, settings, text, attempt.now)
         if target.client_id != client.client_id:

@@ -24,7 +24,7 @@ from _oauth2_m2m.errors import (
 )
 from _oauth2_m2m.forms import LARGEST_BODY_BYTES, Form, parse_form, parse_json
 from _oauth2_m2m.metrics import DISCONNECTED, Metrics, Observation
-from _oauth2_m2m.responses import caller_of, error_response
+from _oauth2_m2m.responses import caller_of, error_response, note_refusal
 from _oauth2_m2m.services import REQUEST_DEADLINE
 
 FORM = "application/x-www-form-urlencoded"
@@ -56,11 +56,11 @@ class OAuthRoute(APIRoute):
                 with REQUEST_DEADLINE():
                     return await endpoint(request)
             except TimeoutError:
-                error: OAuth2Error = TemporarilyUnavailable()
+                error: OAuth2Error = TemporarilyUnavailable(detail="the database was too slow")
             except OAuth2Error as refusal:
                 error = refusal
             seen.refused(error)
-            return error_response(error)
+            return _refused(request, error)
 
         async def handle(request: Request) -> Response:
             caller_of(request)  # log lines of the request name it from here on
@@ -94,10 +94,10 @@ class OAuthRoute(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a wrong path or method like any other error, with a body that says so."""
         if scope["path"].endswith("/"):
-            await error_response(NotFound())(scope, receive, send)
+            await _refused(Request(scope), NotFound())(scope, receive, send)
         elif self.methods and scope["method"] not in self.methods:
             wrong = MethodNotAllowed(", ".join(sorted(self.methods)))
-            await error_response(wrong)(scope, receive, send)
+            await _refused(Request(scope), wrong)(scope, receive, send)
         else:
             await super().handle(scope, receive, send)
 
@@ -135,6 +135,11 @@ def _last_segments(routes: Sequence[BaseRoute]) -> frozenset[str] | None:
 
 def _last_segment(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _refused(request: Request, error: OAuth2Error) -> Response:
+    note_refusal(request, error)
+    return error_response(error)
 
 
 async def _read_body(request: Request) -> None:

@@ -18,6 +18,7 @@ from _oauth2_m2m.refresh_tokens import RefreshToken, new_token
 from _oauth2_m2m.resources import requested_resources, target
 from _oauth2_m2m.revocation import family_mark
 from _oauth2_m2m.revoking import family_end
+from _oauth2_m2m.rules import Rule
 from _oauth2_m2m.scopes import narrow, parse_scope
 
 GRANT_TYPE = "refresh_token"
@@ -35,7 +36,7 @@ async def grant(request: GrantRequest) -> IssuedTokens:
     """
     text = request.form.get("refresh_token")
     if text is None:
-        raise InvalidRequest("refresh_token is missing")
+        raise InvalidRequest("refresh_token is missing").breaking(Rule.PARAMETERS)
     request.attempt.event = Event.REFRESH_TOKEN_INVALID
     token = await request.services.refresh_tokens.find(text)
     if token is None:
@@ -113,18 +114,28 @@ async def _check(request: GrantRequest, text: str, token: RefreshToken) -> None:
         InvalidGrant: it is not. One that was spent before has its family revoked.
     """
     if token.client_id != request.client.client_id:
-        raise InvalidGrant(detail="another client's refresh token")
+        raise InvalidGrant(detail="another client's refresh token").breaking(
+            Rule.REFRESH_OWN, had=request.client.client_id, wanted=token.client_id
+        )
     question = token.question(text, linearizable=request.settings.linearizable)
     if await request.services.revocation.is_revoked(question):
-        raise InvalidGrant(detail="revoked refresh token")
+        raise InvalidGrant(detail="revoked refresh token").breaking(
+            Rule.REFRESH_NOT_REVOKED, family=token.family_id
+        )
     if token.is_reused(request.now, request.settings.refresh_grace):
         await _revoke_family(request, token)
     if token.expires_at <= request.now:
-        raise InvalidGrant(detail="expired refresh token")
+        raise InvalidGrant(detail="expired refresh token").breaking(
+            Rule.REFRESH_LIVE, expired_at=token.expires_at
+        )
     if token.epoch != request.client.epoch:
-        raise InvalidGrant(detail="issued before the client's tokens were revoked")
+        raise InvalidGrant(detail="issued before the client's tokens were revoked").breaking(
+            Rule.REFRESH_EPOCH, issued_at=token.created_at
+        )
     if token.jkt is not None and token.jkt != request.jkt:  # RFC 9449 section 5
-        raise InvalidGrant(detail="bound to another key than the one of the DPoP proof")
+        raise InvalidGrant(detail="bound to another key than the one of the DPoP proof").breaking(
+            Rule.REFRESH_KEY, had=request.jkt, wanted=token.jkt
+        )
 
 
 async def _revoke_family(request: GrantRequest, token: RefreshToken) -> NoReturn:
@@ -133,4 +144,5 @@ async def _revoke_family(request: GrantRequest, token: RefreshToken) -> NoReturn
     services, now = request.services, request.now
     until = await family_end(services, request.settings, token.family_id, now)
     await services.revocation.revoke(family_mark(token.family_id), now, until, token.digest)
-    raise InvalidGrant(detail="a spent refresh token was used again: its family is revoked")
+    reused = InvalidGrant(detail="a spent refresh token was used again: its family is revoked")
+    raise reused.breaking(Rule.REFRESH_UNSPENT, spent_at=token.spent_at, family=token.family_id)

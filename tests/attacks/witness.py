@@ -27,7 +27,7 @@ _INTERNALS = re.compile(
     rb"Traceback|Exception|pymongo|mongodb://|site-packages|_oauth2_m2m|\.py\b|line \d+|"
     rb"/(?:home|root|usr|work|tmp)/",
 )
-_ERROR_MEMBERS = {"error", "error_description", "detail"}
+_ERROR_MEMBERS = {"error", "error_description", "detail", "error_id"}
 #: Nothing is down and nobody is over a limit that is out of reach, so there is no other 5xx.
 _UNAVAILABLE = 503
 

@@ -30,6 +30,15 @@ FIELDS = {
     "request_id",
     "user_agent",
 }
+#: What the records of refusals hold besides.
+EXPLAINING = {"error_id", "flow", "rule", "facts"}
+REFUSALS = {
+    "login_failure",
+    "access_denied",
+    "refresh_token_invalid",
+    "refresh_token_reuse",
+    "token_invalid",
+}
 
 
 def jti(tokens: Tokens) -> str:
@@ -192,6 +201,10 @@ async def observed(server: Server) -> Machine:
     return machine
 
 
+#: RFC 7009 section 2.2: what cannot be revoked is no error.
+ANSWERED_200 = {revoke_garbage_by_form}
+
+
 @pytest.mark.parametrize(
     ("deed", "event_type", "names_client", "reason"), DEEDS, ids=[d[0].__name__ for d in DEEDS]
 )
@@ -203,12 +216,16 @@ async def test_a_deed_leaves_its_record(
     names_client: bool,
     reason: str | None,
 ) -> None:
-    """Exactly one record of it, with all the fields that the contract names."""
+    """Exactly one record of it, with all the fields that the contract names.
+
+    That of a refusal holds what explains it besides.
+    """
     before = datetime.now(UTC) - timedelta(milliseconds=1)  # BSON dates count milliseconds
     about = await deed(observed)
     *_, record = audit(database)
     assert events(database).count(event_type) == 1
-    assert record.keys() == FIELDS
+    assert record.keys() == FIELDS | (EXPLAINING if "error_id" in record else set())
+    assert ("error_id" in record) is (event_type in REFUSALS and deed not in ANSWERED_200)
     assert record["event_type"] == event_type
     assert record["client_id"] == (observed.client_id if names_client else None)
     assert record["ip"] == HOME
@@ -393,7 +410,7 @@ async def test_without_a_record_no_request_succeeds(
         body = response.json()
         assert body["error"] == "temporarily_unavailable", name
         assert int(response.headers["retry-after"]) >= 1, name
-        assert body.keys() == {"error", "error_description", "detail"}, name
+        assert body.keys() == {"error", "error_description", "detail", "error_id"}, name
         assert "audit" not in response.text, name
     assert (await machine.ask_token()).status_code == 200
 

@@ -66,6 +66,7 @@ async def test_without_a_database_live_is_200_and_ready_is_503() -> None:
         assert body["checks"]["mongodb"] != "ok"
         assert "mongodb" in body["error_description"]
         assert body["detail"] == body["error_description"]
+        assert body["error_id"] == ready.headers["x-error-id"]
         assert "127.0.0.1" not in ready.text
 
 

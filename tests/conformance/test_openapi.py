@@ -144,7 +144,7 @@ async def test_a_guarded_route_names_its_refusals(document: Document, status: st
         response = document["paths"][path]["get"]["responses"][status]
         assert response["description"]
         members = schema_of(document, response)["properties"]
-        assert {"error", "error_description", "detail"} <= members.keys()
+        assert {"error", "error_description", "detail", "error_id"} <= members.keys()
 
 
 async def test_every_reference_points_to_something(document: Document) -> None:
@@ -288,14 +288,15 @@ async def test_an_endpoint_names_what_it_reads(m2m: OAuth2M2M, path: str) -> Non
 async def test_an_endpoint_names_what_it_answers(
     m2m: OAuth2M2M, path: str, statuses: set[str], members: set[str]
 ) -> None:
-    """The members of the success, and every refusal with the three members that all have."""
+    """The members of the success, and every refusal with the members and the id that all have."""
     document = await document_of(guarded_app(m2m))
     responses = document["paths"][path]["post"]["responses"]
     assert statuses <= responses.keys()
     assert members == schema_of(document, responses["200"])["properties"].keys()
     for status in statuses - {"200"}:
-        found = schema_of(document, responses[status])
-        assert {"error", "error_description", "detail"} <= found["properties"].keys(), status
+        found = schema_of(document, responses[status])["properties"]
+        assert {"error", "error_description", "detail", "error_id"} <= found.keys(), status
+        assert "X-Error-ID" in responses[status]["headers"]
 
 
 async def test_introspection_promises_one_member_only(m2m: OAuth2M2M) -> None:

@@ -40,6 +40,7 @@ EXPORTED = {
     "ConfigManagement",
     "ConfigurationError",
     "Environment",
+    "Explanation",
     "FieldChange",
     "Finding",
     "InsufficientScope",
@@ -65,6 +66,7 @@ EXPORTED = {
     "ProofRefused",
     "RateLimitExceeded",
     "Refused",
+    "RefusalNotFound",
     "RegisteredClient",
     "ResourceServer",
     "ResourceServerHealth",
@@ -130,6 +132,7 @@ def test_the_errors_are_one_tree() -> None:
         oauth2_m2m.KeyNotFound,
         oauth2_m2m.LastSecret,
         oauth2_m2m.SecretNotFound,
+        oauth2_m2m.RefusalNotFound,
         oauth2_m2m.TokenNotFound,
         oauth2_m2m.TooManyKeys,
     }
