@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +13,7 @@ from _oauth2_m2m.doctor.configs import config_findings
 from _oauth2_m2m.doctor.databases import DatabaseFacts, database_findings
 from _oauth2_m2m.doctor.findings import Finding, Severity, found, sorted_findings
 from _oauth2_m2m.doctor.indexes import index_findings
-from _oauth2_m2m.doctor.registrations import Remarks, client_remarks
+from _oauth2_m2m.doctor.registrations import Remarks, client_remarks, unused_remarks
 from _oauth2_m2m.doctor.signing_keys import key_findings, revocation_findings
 from _oauth2_m2m.errors import ConfigurationError
 from _oauth2_m2m.key_ring import StoredKey
@@ -51,7 +51,7 @@ class Examination:
             *database_findings(await self._database(), self._environment),
             *await self._config_and_keys(document),
             *await self._indexes(document),
-            *await self._clients(),
+            *await self._clients(document),
             *revocation_findings(await self._storage.collection("revoked_tokens").count()),
         ]
         if app is not None:
@@ -124,14 +124,19 @@ class Examination:
         what = f"{index.collection} holds documents that expired more than a day ago"
         return found("expired-stay", Severity.WARNING, what, [index.collection])
 
-    async def _clients(self) -> list[Finding]:
+    async def _clients(self, config: Document | None) -> list[Finding]:
         remarks, examined, after = Remarks(), 0, ""
+        usable = config is not None and not reading_of(config).mistakes
+        settings = settings_from(config) if config is not None and usable else None
+        since = await self._services.clients.used.since()
         collection = self._storage.collection("clients")
         while examined < MOST_EXAMINED:
             page = await collection.page({"client_id": {"$gt": after}}, "client_id", _PAGE)
             for document in page:
                 size = size_of(document)
                 remarks.add(client_remarks(document, size, self._environment, self._now))
+            if settings is not None:
+                await self._add_unused(remarks, page, settings, since)
             examined += len(page)
             if len(page) < _PAGE:
                 return list(remarks.findings())
@@ -139,6 +144,14 @@ class Examination:
             await asyncio.sleep(0)
         what = f"only the first {examined} clients were looked at"
         return [*remarks.findings(), found("clients-not-all", Severity.INFO, what)]
+
+    async def _add_unused(
+        self, remarks: Remarks, page: Sequence[Document], settings: Settings, since: datetime
+    ) -> None:
+        used = await self._services.clients.used.of_all([each["client_id"] for each in page])
+        for document in page:
+            uses = used[document["client_id"]]
+            remarks.add(unused_remarks(document, uses, settings, since, self._now))
 
     def _app(self, app: Any) -> Iterator[Finding]:
         facts = list(app_facts(app))

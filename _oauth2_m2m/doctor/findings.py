@@ -52,6 +52,8 @@ class Finding:
     count: int = 1
 
 
+_SHOW = "oauth2-m2m clients show names the command that takes it away, unless it is rare but needed"
+
 #: For each finding: why it matters, and what to do.
 ADVICE: Mapping[str, tuple[str, str]] = {
     "config-missing": (
@@ -110,6 +112,26 @@ ADVICE: Mapping[str, tuple[str, str]] = {
     "client-idle": (
         "a credential that nobody uses is stolen without being missed",
         "oauth2-m2m clients disable, later clients remove",
+    ),
+    "secret-unused": (
+        "a secret that nobody uses is stolen without being missed",
+        _SHOW,
+    ),
+    "scope-unused": (
+        "whoever steals its secret gets what the client itself does not need",
+        _SHOW,
+    ),
+    "role-unused": (
+        "whoever steals its secret gets what the client itself does not need",
+        _SHOW,
+    ),
+    "refresh-unused": (
+        "each login hands out a second credential, and costs a write more",
+        _SHOW,
+    ),
+    "network-open": (
+        "a stolen secret works from anywhere",
+        _SHOW,
     ),
     "demo-client": (
         "everybody knows its secret",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,16 +15,16 @@ from _oauth2_m2m.client_documents import (
     Client,
     client_from,
 )
-from _oauth2_m2m.config import Environment
+from _oauth2_m2m.client_usage import Use
+from _oauth2_m2m.config import Environment, Settings
 from _oauth2_m2m.credentials import is_digest
 from _oauth2_m2m.doctor.findings import MOST_NAMED, NEARLY, Finding, Severity, found, unsafe_in
 from _oauth2_m2m.key_sets import MOST_KEYS as MOST_PUBLISHED
+from _oauth2_m2m.least_privilege import UNUSED_AFTER, Part, superfluous
 from _oauth2_m2m.storage import Document
 
 #: So long before its last secret ends, a client needs another.
 EXPIRES_SOON = timedelta(days=14)
-#: Nobody has used it for so long: it is not needed.
-IDLE = timedelta(days=90)
 #: A client's document is read at every token request.
 LARGE_CLIENT_BYTES = 65_536
 #: What `make serve` makes.
@@ -67,9 +67,6 @@ def client_remarks(
         yield Remark("plain-secret", unsafe_in(environment), name)
     yield from _expiring(client, now)
     yield from _near_limits(client, document)
-    last_used = client.last_used_at or client.created_at
-    if last_used is not None and last_used + IDLE < now:
-        yield Remark("client-idle", Severity.WARNING, f"{name} (since {last_used:%Y-%m-%d})")
 
 
 def _expiring(client: Client, now: datetime) -> Iterator[Remark]:
@@ -101,13 +98,55 @@ def _near_limits(client: Client, document: Document) -> Iterator[Remark]:
             yield Remark("client-near-limit", Severity.WARNING, about)
 
 
+#: What is found of each thing that a client has and does not need.
+_UNUSED: Mapping[Part, tuple[str, Severity]] = {
+    "client": ("client-idle", Severity.WARNING),
+    "secret": ("secret-unused", Severity.WARNING),
+    "scope": ("scope-unused", Severity.INFO),
+    "role": ("role-unused", Severity.WARNING),
+    "refresh tokens": ("refresh-unused", Severity.INFO),
+    "networks": ("network-open", Severity.INFO),
+}
+
+
+def unused_remarks(
+    document: Document, uses: Sequence[Use], settings: Settings, since: datetime, now: datetime
+) -> Iterator[Remark]:
+    """What a client has and does not need.
+
+    Args:
+        document: its document.
+        uses: what is known of what it used.
+        settings: the settings of the service.
+        since: since when use is noted at all.
+        now: the moment.
+    """
+    try:
+        client = client_from(document)
+    except ValueError:
+        return  # which is said elsewhere
+    for each in superfluous(client, uses, settings, since=since, now=now):
+        name, severity = _UNUSED[each.what]
+        about = (
+            client.client_id
+            if each.name in ("", client.client_id)
+            else (f"{client.client_id} {each.name}")
+        )
+        yield Remark(name, severity, about)
+
+
 #: What a finding of many clients says.
 _WHAT = {
     "client-unusable": "clients whose documents cannot be read",
     "plain-secret": "clients whose secret lies in the clear",
     "secret-expiring": "clients whose last secret ends soon",
     "secret-expired": "clients whose last secret has ended",
-    "client-idle": f"clients that were not used for {IDLE.days} days",
+    "client-idle": f"clients that were not here for {UNUSED_AFTER.days} days",
+    "secret-unused": "secrets that nobody uses, beside others",
+    "scope-unused": "scopes that clients have and nobody wants of them",
+    "role-unused": "roles that clients have and nobody wants of them",
+    "refresh-unused": "clients that get refresh tokens and use none",
+    "network-open": "clients that may come from anywhere, and come from the same few addresses",
     "demo-client": "demo clients of `make serve`",
     "client-near-limit": "clients that are near a limit",
     "client-large": f"clients whose document is larger than {LARGE_CLIENT_BYTES} bytes",

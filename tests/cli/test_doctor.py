@@ -168,6 +168,23 @@ def test_sealed_keys_are_opened_where_that_is_possible(
     assert ids(command_line.using(**{VARIABLE: new}).json("doctor")) == set()
 
 
+async def test_what_clients_really_use_is_looked_at(
+    command_line: CommandLine, async_database: AsyncDatabase[Any], database: Database[Any]
+) -> None:
+    """A scope that nobody wanted since long is found, of the client that has it."""
+    database["config"].insert_one(GOOD)
+    long_ago, now = datetime.now(UTC) - timedelta(days=400), datetime.now(UTC)
+    m2m = OAuth2M2M(async_database)
+    await m2m.clients.register("billing", scopes=["read", "write"], issue_refresh_tokens=False)
+    async with start(async_database):
+        m2m.clients.used.note_call("billing", now, "192.0.2.1", ["read"])
+        await m2m.clients.used.drain()
+    database["client_usage"].update_one({"_id": "since"}, {"$set": {"since": long_ago}})
+    database["clients"].update_one({}, {"$set": {"created_at": long_ago}})
+    findings = command_line.json("doctor")
+    assert finding(findings, "scope-unused")["about"] == ["billing write"]
+
+
 def test_many_clients_are_one_finding(command_line: CommandLine, database: Database[Any]) -> None:
     """The first twenty are named, and all are counted."""
     database["config"].insert_one(GOOD)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from _oauth2_m2m.config import SAMPLE_KEYS, Environment, Secret
+from _oauth2_m2m.client_usage import Use, Used
+from _oauth2_m2m.config import SAMPLE_KEYS, Environment, Secret, settings_from
 from _oauth2_m2m.credentials import fingerprint
 from _oauth2_m2m.doctor.configs import config_findings, key_weakness
 from _oauth2_m2m.doctor.databases import DatabaseFacts, database_findings
@@ -21,7 +22,7 @@ from _oauth2_m2m.doctor.findings import (
     worst,
 )
 from _oauth2_m2m.doctor.indexes import index_findings
-from _oauth2_m2m.doctor.registrations import client_remarks
+from _oauth2_m2m.doctor.registrations import client_remarks, unused_remarks
 from _oauth2_m2m.doctor.signing_keys import key_findings, revocation_findings
 from _oauth2_m2m.key_ring import StoredKey
 from _oauth2_m2m.key_sealing import KeySealer
@@ -127,14 +128,55 @@ def ending(*moments: datetime | None) -> list[dict[str, Any]]:
         ({"secrets": ending(*[None] * 16)}, ["warning client-near-limit"]),
         ({"size": 65_536}, []),
         ({"size": 65_537}, ["warning client-large"]),
-        ({"last_used_at": NOW - 91 * DAY}, ["warning client-idle"]),
-        ({"last_used_at": NOW - 89 * DAY, "created_at": NOW - 400 * DAY}, []),
-        ({"created_at": NOW - 91 * DAY}, ["warning client-idle"]),
     ],
 )
 def test_what_is_found_of_a_client(fields: dict[str, Any], expected: list[str]) -> None:
     """Each rule from the side on which it speaks, and from the other."""
     assert of_client(**fields) == expected
+
+
+def used(kind: Used, name: str = "", days: int = 1) -> Use:
+    moment = NOW - days * DAY
+    return Use(kind=kind, name=name, first_used_at=moment, last_used_at=moment)
+
+
+@pytest.mark.parametrize(
+    ("uses", "expected"),
+    [
+        ([], ["client-idle billing"]),
+        ([used(Used.CLIENT, days=91)], ["client-idle billing"]),
+        (
+            [used(Used.CLIENT), used(Used.SCOPE, "read")],
+            ["scope-unused billing write", "refresh-unused billing"],
+        ),
+        (
+            [
+                used(Used.CLIENT),
+                used(Used.SCOPE, "read"),
+                used(Used.SCOPE, "write"),
+                used(Used.GRANT, "refresh_token"),
+                used(Used.SECRET, "one"),
+            ],
+            ["secret-unused billing two"],
+        ),
+    ],
+)
+def test_what_a_client_does_not_need_is_found(uses: list[Use], expected: list[str]) -> None:
+    """By what it really used, once it was watched for long enough."""
+    secrets_ = [
+        {"id": name, "secret": MADE, "created_at": NOW - 300 * DAY} for name in ("one", "two")
+    ]
+    document = {
+        "client_id": "billing",
+        "scopes": ["read", "write"],
+        "secrets": secrets_,
+        "created_at": NOW - 300 * DAY,
+    }
+    settings, since = settings_from(GOOD), NOW - 200 * DAY
+    remarks = unused_remarks(document, uses, settings, since, NOW)
+    assert [f"{each.id} {each.about}" for each in remarks] == expected
+    assert list(unused_remarks(document, uses, settings, NOW - 89 * DAY, NOW)) == []
+    assert list(unused_remarks({"scopes": 5}, uses, settings, since, NOW)) == []
 
 
 def test_demo_clients_are_welcome_in_development() -> None:
