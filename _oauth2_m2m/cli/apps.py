@@ -30,6 +30,6 @@ def app_at(name: str, folder: Path = Path(), *, factory: bool = False) -> Any:
             return app() if factory else app
     except ImportFromStringError as mistake:
         raise ending(Exit.USAGE, f"{name}: {mistake}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an app that gives up must not look like one in order
         why = f"{type(error).__name__}: {error}"
         raise ending(Exit.USAGE, f"{name} cannot be imported: {why}") from error

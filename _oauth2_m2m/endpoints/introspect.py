@@ -16,6 +16,7 @@ from _oauth2_m2m.endpoints.authenticating import authenticated_client
 from _oauth2_m2m.endpoints.route import form_of
 from _oauth2_m2m.errors import BEARER, DPOP, InvalidRequest, InvalidToken
 from _oauth2_m2m.forms import Form
+from _oauth2_m2m.hooks import RESERVED_CLAIMS
 from _oauth2_m2m.protected_requests import ServerJudge
 from _oauth2_m2m.responses import caller_of, json_response
 from _oauth2_m2m.revocation import Question
@@ -96,9 +97,10 @@ async def _access_token(
 
 
 def _described(token: AccessToken) -> Description:
-    """What an access token says, in the words of RFC 7662 section 2.2."""
+    """What an access token says, in the words of RFC 7662 section 2.2; and what hooks added."""
     public = ("iss", "sub", "aud", "exp", "iat", "jti", "cnf", "roles")
     return {
+        **{name: claim for name, claim in token.claims.items() if name not in RESERVED_CLAIMS},
         "scope": format_scope(token.scopes),
         "client_id": token.client_id,
         "token_type": BEARER if token.jkt is None else DPOP,

@@ -131,6 +131,7 @@ def test_a_scope_that_nobody_has_is_unknown(
         (PROGRAM, "Scope", [], "no routes"),
         (PROGRAM, "make", [], "no routes"),
         ("raise RuntimeError('no such setting')", "app", [], "RuntimeError: no such setting"),
+        ("import sys; sys.exit(0)", "app", [], "SystemExit: 0"),
         ("import not_installed_here", "app", [], "ModuleNotFoundError"),
         (PROGRAM, "Scope", ["--factory"], "cannot be imported"),
     ],

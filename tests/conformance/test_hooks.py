@@ -50,6 +50,9 @@ async def test_a_hook_adds_claims_to_every_token(
             assert (claims["tenant"], claims["granted"]) == ("acme", ["read"])
             assert claims["sub"] == machine.client_id
             assert (await machine.call(tokens)).status_code == 200
+            told = (await machine.post("/introspect", token=tokens.access)).json()
+            assert (told["tenant"], told["granted"], told["active"]) == ("acme", ["read"], True)
+            assert {"epoch", "family_id"}.isdisjoint(told)
 
 
 @pytest.mark.parametrize(
