@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pymongo.database import Database
 from typer.testing import CliRunner, Result
 
 from _oauth2_m2m.cli import app as commands
+from tests.papers import ROOT
 
 #: Nobody listens there: a listing needs no database.
 NOWHERE = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
@@ -148,3 +150,14 @@ def test_what_cannot_be_imported_is_a_wrong_use(
 def test_an_app_may_be_made_by_a_function(run: Run) -> None:
     """As uvicorn's `--factory` does."""
     assert "/reports" in run(PROGRAM, "--factory", name="make").stdout
+
+
+def test_the_example_passes_its_own_check() -> None:
+    """From the current folder, as CI runs it; all that is open there is its documentation."""
+    command = ["-m", "oauth2_m2m", "routes", "example.main:app", "--check"]
+    checked = subprocess.run(
+        [sys.executable, *command, "--public-prefix", "/docs/assets"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "/admin-only" in checked.stdout

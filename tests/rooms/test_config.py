@@ -91,6 +91,7 @@ def test_a_new_document_is_good_and_its_key_random() -> None:
         ("REVOCATION_READ_CONCERN", "linearizable", "revocation_read_concern", "linearizable"),
         ("PREVIOUS_SECRET_KEYS", ["old"], "previous_secret_keys", (Secret("old"),)),
         ("PREVIOUS_SECRET_KEYS", [], "previous_secret_keys", ()),
+        ("ROLE_ORDER", ["admin", "user"], "role_order", ("admin", "user")),
         ("A_FIELD_OF_A_NEWER_VERSION", {"any": "thing"}, "algorithm", "HS256"),
         ("ALGORITHM", None, "algorithm", "HS256"),
     ],
@@ -128,6 +129,7 @@ MISTAKES: dict[str, list[Any]] = {
     "REFRESH_REQUIRES_CLIENT_AUTH": [0, 1, "true", "", []],
     "ISSUE_REFRESH_TOKENS": [0, 1, "true", "", []],
     "REVOCATION_READ_CONCERN": ["local", "", 7, ["majority"], {}],
+    "ROLE_ORDER": ["admin", ["a", "a"], ["two words"], [7], [""], {}],
     "PREVIOUS_SECRET_KEYS": ["old", [""], [7], ["a"] * 11, {}],
 }
 OUT_OF_RANGE = [
