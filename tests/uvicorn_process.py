@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 60
 STOP_SECONDS = 30
+JSON_LINES = {"()": "oauth2_m2m.JsonFormatter"}
 
 
 @contextmanager
@@ -65,22 +66,22 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
-def logging_config(folder: Path, line: str, **levels: str) -> Path:
+def logging_config(folder: Path, line: str | None, **levels: str) -> Path:
     """A file for `--log-config` that has all that is logged printed.
 
     Args:
         folder: where it goes.
-        line: how a line looks, see `logging.Formatter`.
+        line: how a line looks, see `logging.Formatter`; `None` for JSON.
         levels: of some loggers, by name; that of all others is INFO.
     """
     config = {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"plain": {"format": line}},
+        "formatters": {"chosen": {"format": line} if line else JSON_LINES},
         "handlers": {
             "out": {
                 "class": "logging.StreamHandler",
-                "formatter": "plain",
+                "formatter": "chosen",
                 "stream": "ext://sys.stdout",
             }
         },

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from starlette.responses import PlainTextResponse
+from starlette.responses import Response
 
 from _oauth2_m2m.errors import ERROR_ID_HEADER
 
@@ -283,8 +283,9 @@ METRICS: Operation = {
     "summary": "What was counted and timed, for Prometheus",
     "description": "Off unless METRICS is set in the config. It asks for the scope `metrics`, but "
     "not of programs on the same host.",
-    "response_class": PlainTextResponse,
+    "response_class": Response,  # which leaves open of which type a refusal is
     "responses": {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
         **GUARDED_RESPONSES,
         404: _error("It is off"),
     },

@@ -1,8 +1,8 @@
 """A recognisable value in the place of every secret: nothing that a run leaves behind holds one.
 
-What a run leaves behind is all that it printed, every document, and every answer that refuses. What
-people type has no shape that gives it away, so in the place of an id or in an address nothing can
-know it for a secret; everything that is made here is known wherever it is put.
+What a run leaves behind is all that it printed, every document, every answer that refuses, and what
+was counted. What people type has no shape that gives it away, so in the place of an id or in an
+address nothing can know it for a secret; everything that is made here is known wherever it is put.
 """
 
 from __future__ import annotations
@@ -138,16 +138,17 @@ _IDS = {"client_id", "username"}
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("algorithm", ["HS256", "ES256"])
+@pytest.mark.parametrize(("algorithm", "line"), [("HS256", "%(message)s"), ("ES256", None)])
 async def test_no_canary_is_found_in_what_a_run_leaves_behind(
     mongo_client: MongoClient[dict[str, Any]],
     database: Database[Any],
     tmp_path: Path,
     algorithm: str,
+    line: str | None,
 ) -> None:
     """Pasted into every part of every request, with MongoDB there and away: it is kept nowhere."""
-    configure(database, SECRET_KEY=SECRET_KEY, ALGORITHM=algorithm)
-    logging = logging_config(tmp_path, "%(message)s", oauth2_m2m="DEBUG")
+    configure(database, SECRET_KEY=SECRET_KEY, ALGORITHM=algorithm, METRICS=True)
+    logging = logging_config(tmp_path, line, oauth2_m2m="DEBUG")
     with link_to(mongo_client) as (links, port), user_of(database) as user:
         url = f"mongodb://{user}@{HOST}:{port}/?directConnection=true"
         url += f"&authSource={database.name}"
@@ -155,11 +156,15 @@ async def test_no_canary_is_found_in_what_a_run_leaves_behind(
         sealed = {"OAUTH2_M2M_KEY_ENCRYPTION_KEY": SEALING_KEY}
         with uvicorn(url, database.name, tmp_path, *options, **sealed) as running:
             canaries, refusals = await _a_day(running, links, url, database, algorithm)
+            async with running.http() as http:
+                metrics = (await http.get("/metrics")).text
     canaries |= {"SECRET_KEY": SECRET_KEY, "sealing key": SEALING_KEY, "password": PASSWORD}
     printed = running.output.read_text()
     assert "GET /protected" in printed
     assert len(refusals) > 300
     assert in_text(printed, canaries) == set()
+    assert "oauth2_m2m_batch_failures_total" in metrics
+    assert in_text(metrics, canaries) == set()
     assert in_text("".join(refusals), canaries) == set()
     assert where_kept(database, canaries) == {"SECRET_KEY in config.SECRET_KEY"}
 

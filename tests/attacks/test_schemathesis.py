@@ -74,7 +74,7 @@ class Service:
 
     async def prepare(self) -> None:
         """Register the clients, and get the tokens that requests are made with."""
-        clients, scopes = self._m2m.clients, ["read", "write", "admin", "introspect"]
+        clients, scopes = self._m2m.clients, ["read", "write", "admin", "introspect", "metrics"]
         registered = await clients.register(scopes=scopes, role="admin")
         self.secret = secret_of(registered)
         self.client_id = registered.client.client_id
@@ -261,6 +261,7 @@ WAYS: Mapping[str, Sequence[Way]] = {
         with_basic(), with_post(), with_key(), naming("token"), with_token, with_less,
         with_bound_token, too_often(),
     ],
+    "/metrics": [with_token, with_less, with_bound_token],
     "/protected": [with_token, with_bound_token],
     "/admin-only": [with_token, with_less, with_bound_token],
 }  # fmt: skip
@@ -279,6 +280,7 @@ REACHED = {
     "/health": {200},
     "/health/live": {200},
     "/health/ready": {200},
+    "/metrics": {200, 401, 403},
     "/protected": {200, 401},
     "/admin-only": {200, 401, 403},
 }
@@ -292,7 +294,7 @@ def service(
     mongo_url: str, database: Database[Any], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Service, asyncio.Runner]]:
     """The example app, just imported, on the test's database."""
-    configure(database, ISSUER=ISSUER)
+    configure(database, ISSUER=ISSUER, METRICS=True)
     monkeypatch.setenv("MONGODB_URL", mongo_url)
     monkeypatch.setenv("MONGODB_DB", database.name)
     monkeypatch.setattr(gc, "freeze", lambda: None)  # this process has more to do than to serve

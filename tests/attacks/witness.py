@@ -21,7 +21,9 @@ BY_STORIES = LEAST_REQUESTS - sum(BY_SCHEMATHESIS.values())
 TOKEN_ENDPOINTS = frozenset({"/token", "/refresh", "/revoke", "/introspect"})
 #: Where tokens are handed out, so that an answer may hold one.
 _HANDING_OUT = frozenset({"/token", "/refresh"})
-_ENDPOINTS = TOKEN_ENDPOINTS | {"/revocations", "/health", "/health/live", "/health/ready"}
+_ENDPOINTS = TOKEN_ENDPOINTS | {
+    "/revocations", "/metrics", "/health", "/health/live", "/health/ready",
+}  # fmt: skip
 #: What would tell an attacker how the server is built, or where it lies.
 _INTERNALS = re.compile(
     rb"Traceback|Exception|pymongo|mongodb://|site-packages|_oauth2_m2m|\.py\b|line \d+|"

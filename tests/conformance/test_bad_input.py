@@ -613,7 +613,7 @@ PUBLISHED = (
     "/.well-known/oauth-protected-resource",
     "/.well-known/jwks.json",
 )
-GETS = ("/health", "/health/live", "/health/ready", "/revocations", *PUBLISHED)
+GETS = ("/health", "/health/live", "/health/ready", "/metrics", "/revocations", *PUBLISHED)
 
 
 @pytest.mark.parametrize("path", POSTS)

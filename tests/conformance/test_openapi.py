@@ -332,6 +332,15 @@ async def test_the_feed_is_described(m2m: OAuth2M2M) -> None:
     assert {"400", "503"} <= operation["responses"].keys()
 
 
+async def test_the_metrics_are_described(m2m: OAuth2M2M) -> None:
+    """They are text, and whoever may not see them is told so as everywhere."""
+    document = await document_of(guarded_app(m2m))
+    answers = document["paths"]["/metrics"]["get"]["responses"]
+    assert answers["200"]["content"].keys() == {"text/plain"}
+    assert answers["401"]["content"].keys() == {"application/json"}
+    assert {"401", "403", "404", "429", "503"} <= answers.keys()
+
+
 async def test_health_is_described(m2m: OAuth2M2M) -> None:
     """For whoever sets up a load balancer; no trailing slash is offered anywhere."""
     document = await document_of(guarded_app(m2m))
