@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +21,7 @@ from pymongo.database import Database
 
 from _oauth2_m2m import tracing
 from oauth2_m2m import JsonFormatter, OAuth2M2M, PoolListener
+from tests.attacks.wire import uvicorn
 from tests.conformance.conftest import Start
 from tests.expectations import Log, early_in_the_minute, expect_error, expect_no_store
 from tests.machine import new_machine
@@ -228,6 +232,24 @@ async def test_the_connections_of_the_database_are_told_of(
     ):
         shown = await scraped(server)
     assert shown["mongodb_connections", "open"] >= 1
+
+
+async def test_any_of_several_workers_tells_of_all(
+    mongo_url: str, database: Database[Any], tmp_path: Path
+) -> None:
+    """Whichever a scrape meets, once the variable names a folder for them to count in."""
+    configure(database, METRICS=True)
+    folder = tmp_path / "metrics"
+    workers, options = {"PROMETHEUS_MULTIPROC_DIR": str(folder)}, ("--workers", "2")
+    close, sent = {"Connection": "close"}, 0
+    with uvicorn(mongo_url, database.name, tmp_path, *options, **workers) as service:
+        async with service.http(headers=close) as http, asyncio.timeout(60):
+            while len(list(folder.glob("histogram_*.db"))) < 2 or sent < 10:
+                with suppress(httpx.TransportError):  # none has started yet
+                    sent += (await http.get("/health/live")).is_success
+            for _ in range(8):
+                shown = samples(await http.get("/metrics"))
+                assert shown["requests_total", "live", "none", "success"] == sent
 
 
 async def test_no_id_and_no_secret_is_in_it(start: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from prometheus_client import CollectorRegistry
 
 from oauth2_m2m import ConfigurationError, IntrospectionCredentials, ResourceServer
 from tests.conformance.conftest import Start
@@ -666,6 +668,38 @@ async def test_health_says_how_old_the_knowledge_is(
     assert timedelta(0) <= health.revocations_lag <= MAX_LAG
     with pytest.raises(AttributeError):
         health.is_ready = False  # type: ignore[misc]
+
+
+async def test_metrics_say_since_when_revocations_are_not_known(
+    auth: Server, client: Machine, issuer: Issuer, open_service: Open
+) -> None:
+    """They are moments, so the age grows by itself while the issuer is away; checks are counted."""
+    service = await open_service(max_lag=SHORT_LAG, when_lagging="accept")
+    token = (await client.get_token()).access
+    assert (await service.call(token)).status_code == 200
+    assert (await service.call("x.y.z")).status_code == 401
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(service.api.metrics)
+
+    def value(name: str, **labels: str) -> float:
+        return registry.get_sample_value(f"oauth2_m2m_{name}", labels) or 0.0
+
+    async def next_failure() -> None:
+        failures = value("feed_polls_total", issuer=issuer.url, outcome="failed")
+        async with asyncio.timeout(PATIENCE):
+            while value("feed_polls_total", issuer=issuer.url, outcome="failed") == failures:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    assert value("guard_checks_total", outcome="success") == 1
+    assert value("guard_checks_total", outcome="invalid_token") == 1
+    assert 0 < value("issuer_keys_seen_timestamp_seconds", issuer=issuer.url) <= time.time()
+    await issuer.stop()
+    await next_failure()
+    known = value("revocations_known_timestamp_seconds", issuer=issuer.url)
+    await next_failure()
+    later = value("revocations_known_timestamp_seconds", issuer=issuer.url)
+    assert later == pytest.approx(known, abs=0.01)
+    assert 0 < later < time.time()
 
 
 @pytest.mark.parametrize("audience", ["https://api.example.com", "https://api.example.com/v1"])
