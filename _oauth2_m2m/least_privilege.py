@@ -86,7 +86,9 @@ def _scopes(client: Client, used: _Recent, after: timedelta) -> Iterable[Superfl
 
 
 def _role(client: Client, used: _Recent, after: timedelta) -> Iterable[Superfluous]:
-    if client.role != _USUAL_ROLE and (Used.ROLE, client.role) not in used:
+    # By ROLE_ORDER it may have been let through for a lower role, which `user` would not be.
+    wanted = {name for kind, name in used if kind is Used.ROLE} - {_USUAL_ROLE}
+    if client.role != _USUAL_ROLE and not wanted:
         why = f"no route here wanted it of this client for {after.days} days"
         how = f"clients update {{id}} --role {_USUAL_ROLE}"
         yield _found(client, "role", client.role, why, how)

@@ -59,6 +59,8 @@ def found(*uses: Use, since: datetime = LONG_AGO, **fields: Any) -> list[tuple[s
         ([], {"disabled": True}, []),
         (BOTH, {"role": "admin"}, [("role", "admin")]),
         ([*BOTH, used(Used.ROLE, "admin")], {"role": "admin"}, []),
+        ([*BOTH, used(Used.ROLE, "admin")], {"role": "owner"}, []),
+        ([*BOTH, used(Used.ROLE, "user")], {"role": "owner"}, [("role", "owner")]),
         (BOTH, {"issue_refresh_tokens": None}, [("refresh tokens", "")]),
         (BOTH, {"issue_refresh_tokens": True, "grant_types": ["client_credentials"]}, []),
         ([*BOTH, used(Used.GRANT, "refresh_token")], {"issue_refresh_tokens": None}, []),
