@@ -21,7 +21,7 @@ from _oauth2_m2m.client_documents import LONGEST_TYPED_ID
 from _oauth2_m2m.compact_tokens import LONGEST_TOKEN
 from _oauth2_m2m.config import Secret, Settings, settings_from
 from _oauth2_m2m.errors import InvalidToken
-from _oauth2_m2m.hooks import LARGEST_CLAIMS_BYTES, checked_claims
+from _oauth2_m2m.hooks import LARGEST_CLAIMS_BYTES, ClaimsRefused, checked_claims
 from _oauth2_m2m.key_ring import KeyRing, build_ring
 from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.resources import MOST_RESOURCES
@@ -663,3 +663,36 @@ def test_a_token_with_everything_at_its_bound_can_be_read() -> None:
 
 #: Nothing bounds an issuer's name; this is more than anybody has.
 LONGEST_ISSUER_TRIED = "https://" + "i" * 500
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+NAMES = st.text(max_size=8) | st.sampled_from(["sub", "exp", "roles", "scope", "tenant"])
+
+
+@given(st.dictionaries(NAMES, JSON_VALUES, max_size=4))
+def test_claims_of_a_hook_come_back_as_they_were_or_are_refused(
+    added: dict[str, Any],
+) -> None:
+    """Whatever they are, the token can be read, and says of itself what it would without them."""
+    try:
+        extra = checked_claims(added)
+    except ClaimsRefused:
+        return
+    text = sign_access_token(
+        settings=SETTINGS,
+        keys=RING,
+        now=NOW,
+        client_id="reporter",
+        scope=frozenset({"read"}),
+        roles=["user"],
+        lifetime=MINUTE,
+        extra=extra,
+    ).text
+    found = read(text)
+    assert {name: found.claims[name] for name in added} == added
+    own = {name: claim for name, claim in found.claims.items() if name not in added}
+    assert own == {**claims(iat=ISSUED, jti=found.jti, scope="read")}
