@@ -22,6 +22,8 @@ from fastapi import APIRouter, FastAPI
 
 from _oauth2_m2m.access_tokens import AccessToken
 from _oauth2_m2m.app_routes import RouteAccess, RouteInfo, routes_of
+from _oauth2_m2m.audit_reading import AuditReading
+from _oauth2_m2m.audit_verification import AuditReport
 from _oauth2_m2m.bearer import AccessTokenGuard, Refused, public
 from _oauth2_m2m.client_changes import ClientChange, ClientFields
 from _oauth2_m2m.client_documents import Client, RegisteredClient
@@ -79,6 +81,8 @@ from _oauth2_m2m.token_management import TokenManagement, TokenReport
 
 __all__ = [
     "AccessToken",
+    "AuditReading",
+    "AuditReport",
     "BearerError",
     "Client",
     "ClientChange",
@@ -172,6 +176,7 @@ class OAuth2M2M:
         metrics: what was counted and timed, as a Prometheus collector.
         tokens: inspect and revoke tokens.
         configuration: read and change the config.
+        audit: search, follow, export and verify the audit log.
 
     Raises:
         ConfigurationError: the database is no PyMongo database, the environment is unknown, or
@@ -205,6 +210,7 @@ class OAuth2M2M:
         self.router: APIRouter = endpoint_router(self._services, self.metrics, self._describing)
         self.tokens = TokenManagement(self._services)
         self.configuration = ConfigManagement(self._services)
+        self.audit = AuditReading(self._services)
 
     def requires(
         self, *scopes: str, role: str | None = None

@@ -251,11 +251,12 @@ class Admission:
             self._metrics.refusals[Event.RATE_LIMIT_EXCEEDED if limited else attempt.event].inc()
         if isinstance(error, RateLimitExceeded):
             # They share one record, so they share its id.
-            error.error_id = _shared_id(attempt.secret, error.key)
+            key = self._audit.kept_key(error.key, attempt.caller.network)
+            error.error_id = _shared_id(attempt.secret, key)
             first = refusal_document(
                 attempt.now, attempt.caller, error.client_id, error.limit, _refusal(attempt, error)
             )
-            await self._audit.refused(error.key, first)
+            await self._audit.refused(key, first)
         else:
             await self._audit.record(
                 attempt.event,

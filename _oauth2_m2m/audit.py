@@ -1,29 +1,55 @@
 """The audit log: what happened, to whom, from where. The collection `audit_logs`.
 
 A record is acknowledged before the answer that it speaks of leaves; a request whose record cannot
-be written fails.
+be written fails. Records are chained when they are written and signed in the background: what that
+proves stands in `audit_chain`, `audit_checkpoints` and `audit_verification`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
+import time
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from _oauth2_m2m.audit_addresses import Addresses, addresses_from
+from _oauth2_m2m.audit_chain import Chain
+from _oauth2_m2m.audit_checkpoints import Checkpoints, Mark
 from _oauth2_m2m.callers import Caller
+from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import without_secrets
-from _oauth2_m2m.errors import OAuth2Error
+from _oauth2_m2m.errors import ConfigurationError, OAuth2Error, TemporarilyUnavailable
 from _oauth2_m2m.hooks import EventHook
+from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.rules import Facts, Flow
 from _oauth2_m2m.storage import Document, Storage
 
 _LONGEST_CLIENT_ID = 128
 _LONGEST_REASON = 300
+#: A checkpoint is due after so many records, or that long after the first that none signs.
+MOST_UNSIGNED = 1000
+SIGNED_WITHIN_SECONDS = 60.0
+#: At the end of a process nobody waits longer for the last one.
+LAST_CHECKPOINT_SECONDS = 3.0
+#: A minute's refusals are counted for so long after the first of them, and then sealed: two
+#: minutes are for requests that took their time, and for clocks.
+COUNTED_FOR = timedelta(minutes=3)
+#: One checkpoint seals so many of them.
+MOST_COUNTED = 500
+#: What `sealed` holds while refusals are counted, and while a checkpoint is being made; then it
+#: holds the checkpoint's number.
+COUNTING, CLOSED = 0, -1
+
 #: Only refusals have an id to be found by.
-_REFUSED = {"error_id": {"$type": "string"}}
+_REFUSED = {"error_id": {"$gt": ""}}
+
+_log = logging.getLogger("oauth2_m2m")
 
 
 class Event(StrEnum):
@@ -50,15 +76,28 @@ class AuditLog:
     """Writes `audit_logs`; nobody reads it here.
 
     Args:
-        storage: where to.
+        storage: the database.
         on_event: hears of each record once it is durable.
+        sealer: seals the key that signs checkpoints.
     """
 
-    def __init__(self, storage: Storage, on_event: EventHook | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        on_event: EventHook | None = None,
+        sealer: KeySealer | None = None,
+    ) -> None:
         self._records = storage.collection("audit_logs")
+        self._checkpoints = Checkpoints(storage, sealer or KeySealer())
         self._on_event = on_event
         self._insert = storage.queue(Queue.AUDIT, self._write)
         self._count = storage.queue(Queue.AUDIT_REFUSALS, self._count_refusals)
+        self._addresses = Addresses()
+        self._retention: timedelta | None = None
+        # A chain lives and dies with its event loop, as the queue does that orders its records.
+        self._writers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Writer] = (
+            weakref.WeakKeyDictionary()
+        )
 
     async def prepare(self, retention: timedelta) -> None:
         """Make the indexes; a changed retention is set on the one there is."""
@@ -66,8 +105,19 @@ class AuditLog:
             self._records.ensure_index([("timestamp", 1)], lifetime=retention),
             self._records.ensure_index([("client_id", 1), ("timestamp", 1)]),
             self._records.ensure_index([("event_type", 1), ("timestamp", 1)]),
+            self._records.ensure_index([("ip", 1), ("timestamp", 1)]),
+            self._records.ensure_index([("request_id", 1)]),
             self._records.ensure_index([("error_id", 1)], partialFilterExpression=_REFUSED),
+            self._records.ensure_index(
+                [("sealed", 1)], partialFilterExpression={"sealed": {"$lte": COUNTING}}
+            ),
+            self._checkpoints.prepare(retention),
         )
+        self._retention = retention
+
+    def configure(self, settings: Settings) -> None:
+        """Keep addresses as the settings say, from now on."""
+        self._addresses = addresses_from(settings)
 
     def record(
         self,
@@ -92,28 +142,106 @@ class AuditLog:
             refusal: what else is to be kept of a refusal, beside the other fields.
         """
         document = _document(event, now, caller, client_id, reason, jti)
-        return self._insert.ask({**document, **refusal} if refusal else document)
+        document = self._with_kept_address({**document, **(refusal or {})})
+        return self._insert.ask(document)
+
+    def kept_key(self, key: str, network: str) -> str:
+        """A rate limit's key, `<who>:<network>:<minute>`, with the network as it may be kept."""
+        before, _, minute = key.rpartition(":")
+        return f"{before.removesuffix(network)}{self._addresses.kept(network)}:{minute}"
 
     async def refused(self, key: str, first: Document) -> None:
         """Count one refusal over a limit: one record for a key and minute, however many.
 
         Args:
-            key: the rate limit's key, minute included.
+            key: the rate limit's key, minute included; see `kept_key`.
             first: the record to write when this refusal is the first of its minute.
         """
-        await self._count.ask((f"{Event.RATE_LIMIT_EXCEEDED}:{key}", first))
+        identity = f"{Event.RATE_LIMIT_EXCEEDED}:{key}"
+        await self._count.ask((identity, self._with_kept_address(first)))
 
     async def drain(self) -> None:
-        """Wait until everything recorded so far is written."""
+        """Wait until everything recorded so far is written, and signed if the database answers."""
         await self._insert.drain()
         await self._count.drain()
+        writer = self._writers.get(asyncio.get_running_loop())
+        if writer is not None:
+            await writer.end()
         if self._on_event is not None:
             await self._on_event.drain()
 
-    async def _write(self, records: Sequence[Document]) -> Sequence[bool]:
-        written = await self._records.insert(records)
+    async def sign(self, chain: Chain, own: Mark | None) -> Mark | None:
+        """Make a checkpoint of what a chain holds by now, and seal counts that are over.
+
+        Args:
+            chain: whose records are signed.
+            own: the chain's checkpoint before.
+
+        Returns:
+            The checkpoint; the one before when there is nothing new.
+
+        Raises:
+            TemporarilyUnavailable: the database does not answer.
+            ConfigurationError: the key cannot be opened.
+        """
+        while True:
+            span = chain.span()
+            try:
+                counted = await self._close_counts(datetime.now(UTC))
+                if span.seq == span.since and not counted:
+                    chain.not_signed(span)
+                    return own
+                now = datetime.now(UTC)
+                own = await self._checkpoints.add(span, counted, own, self._retention, now)
+            except BaseException:
+                chain.not_signed(span)
+                raise
+            chain.signed(span)
+            await self._change_counts(counted, CLOSED, own.number)
+            if len(counted) < MOST_COUNTED:
+                return own
+
+    async def _close_counts(self, now: datetime) -> list[Document]:
+        """Records of minutes that are over, whoever counted in them; nobody does from now on."""
+        over = {"sealed": {"$lte": COUNTING}, "timestamp": {"$lt": now - COUNTED_FOR}}
+        found = await self._records.page(over, "sealed", MOST_COUNTED, fields=["_id"])
+        await self._change_counts(found, COUNTING, CLOSED)
+        names = [each["_id"] for each in found]
+        return await self._records.find({"_id": {"$in": names}, "sealed": CLOSED}) if names else []
+
+    async def _change_counts(self, records: Sequence[Document], before: int, after: int) -> None:
+        if records:
+            names = [each["_id"] for each in records]
+            query = {"_id": {"$in": names}, "sealed": before}
+            await self._records.update_all(query, {"$set": {"sealed": after}})
+
+    def _writer(self) -> _Writer:
+        loop = asyncio.get_running_loop()
+        writer = self._writers.get(loop)
+        if writer is None:
+            writer = self._writers[loop] = _Writer(self, loop)
+        return writer
+
+    def _with_kept_address(self, document: Document) -> Document:
+        ip = document["ip"]
+        document["ip"] = ip and self._addresses.kept(ip)
+        return document
+
+    async def _write(self, documents: Sequence[Document]) -> Sequence[bool]:
+        """Write records as the next ones of this event loop's chain.
+
+        When this fails, or is cancelled, nobody knows whether they are written: the next batch says
+        so, and all the requests of this one fail.
+        """
+        writer = self._writer()
+        records = writer.chain.link(documents)
+        inserted = await self._records.insert(records)
+        if not all(inserted):
+            raise TemporarilyUnavailable(detail="a place in the audit log was taken already")
+        writer.chain.written()
+        writer.arm()
         self._tell(records)
-        return written
+        return inserted
 
     def _tell(self, records: Sequence[Document]) -> None:
         if self._on_event is not None:
@@ -122,12 +250,87 @@ class AuditLog:
     async def _count_refusals(self, refusals: Sequence[tuple[str, Document]]) -> Sequence[None]:
         counts = Counter(key for key, _ in refusals)
         firsts = dict(reversed(refusals))
+        # A record that is closed is found no more: counting in it fails, and so does the request.
         await self._records.upsert([
-            ({"_id": key}, {"$inc": {"count": count}, "$setOnInsert": firsts[key]})
+            (
+                {"_id": key, "sealed": COUNTING},
+                {"$inc": {"count": count}, "$setOnInsert": firsts[key]},
+            )
             for key, count in counts.items()
         ])  # fmt: skip
         self._tell([{"_id": key, **firsts[key], "count": count} for key, count in counts.items()])
+        self._writer().arm(counted=True)
         return [None] * len(refusals)
+
+
+class _Writer:
+    """The chain of one event loop, and when its next checkpoint is due."""
+
+    def __init__(self, log: AuditLog, loop: asyncio.AbstractEventLoop) -> None:
+        self.chain = Chain()
+        self._log = weakref.ref(log)
+        self._loop = weakref.ref(loop)
+        self._own: Mark | None = None
+        # Weak, for a handle knows its event loop, which is to be forgotten when it has ended.
+        self._timer: weakref.ref[asyncio.TimerHandle] | None = None
+        self._signing: asyncio.Task[None] | None = None
+        self._counts_until = 0.0  # until when there may be counts to seal
+        self._is_quiet = False  # whether the last failure was said
+
+    def arm(self, *, counted: bool = False) -> None:
+        """See to it that what was written gets its checkpoint; never waits."""
+        if counted:
+            self._counts_until = time.monotonic() + 2 * COUNTED_FOR.total_seconds()
+        loop = self._loop()
+        if loop is None:
+            return
+        if self.chain.unsigned >= MOST_UNSIGNED and self._signing is None and not self._is_quiet:
+            self._start(loop)
+        elif self._timer is None:
+            self._timer = weakref.ref(loop.call_later(SIGNED_WITHIN_SECONDS, self._tick))
+
+    async def end(self) -> None:
+        """Sign what is not signed yet, within a moment."""
+        timer = self._timer() if self._timer is not None else None
+        if timer is not None:
+            timer.cancel()
+        self._timer = None
+        try:
+            async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
+                if self._signing is not None:
+                    await asyncio.wait([self._signing])
+                if self.chain.unsigned:
+                    await self._sign()
+        except TimeoutError:
+            _log.warning("the end of the audit log is not signed: MongoDB is too slow")
+
+    def _tick(self) -> None:
+        self._timer = None
+        loop = self._loop()
+        if loop is not None and self._signing is None:
+            self._start(loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._signing = loop.create_task(self._sign(), context=contextvars.Context())
+        self._signing.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._signing = None
+        if not task.cancelled() and (self.chain.unsigned or time.monotonic() < self._counts_until):
+            self.arm()
+
+    async def _sign(self) -> None:
+        """Make a checkpoint; what goes wrong is said once, and tried again a minute later."""
+        log = self._log()
+        if log is None:
+            return
+        try:
+            self._own = await log.sign(self.chain, self._own)
+            self._is_quiet = False
+        except (TemporarilyUnavailable, ConfigurationError) as failure:
+            if not self._is_quiet:
+                _log.error("the audit log is not signed: %s", _words(failure))
+            self._is_quiet = True
 
 
 def refusal_document(
@@ -191,3 +394,7 @@ def _masked(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def _words(failure: Exception) -> str:
+    return str(failure.detail if isinstance(failure, TemporarilyUnavailable) else failure)

@@ -69,6 +69,8 @@ class Settings:
     #: Per client and address; 0 switches limits off.
     max_requests_per_minute: int
     audit_retention: timedelta
+    #: How callers' addresses are kept in the audit log: `whole`, `truncated` or `hashed`.
+    audit_addresses: str
     #: How far the clocks of other hosts may disagree with ours when a token is judged.
     leeway: timedelta
     #: `majority`, or `linearizable`: no stale answer even from a primary that was cut off.
@@ -220,6 +222,9 @@ def _settings(field: _Fields) -> Settings:
         ),
         audit_retention=timedelta(
             days=field.read("AUDIT_RETENTION_DAYS", _number(1, _LONGEST_RETENTION_DAYS), 90)
+        ),
+        audit_addresses=field.read(
+            "AUDIT_ADDRESSES", _one_of("whole", "truncated", "hashed"), "whole"
         ),
         leeway=timedelta(seconds=field.read("LEEWAY_SECONDS", _number(0, 300), 0)),
         revocation_read_concern=field.read(

@@ -60,7 +60,7 @@ class Services:
         on_event: EventHook | None = None,
     ) -> None:
         self.storage = database if isinstance(database, Storage) else Storage(database, metrics)
-        self.audit = AuditLog(self.storage, on_event)
+        self.audit = AuditLog(self.storage, on_event, sealer)
         self.keys = Keys(self.storage, self.audit, sealer)
         self.limits = RateLimits(self.storage)
         self.revocation = Revocation(self.storage)

@@ -215,6 +215,7 @@ class SettingsSource:
         return settings
 
     def _remember(self, settings: Settings, document: Document | None, began: float) -> None:
+        self._audit.configure(settings)
         self.last_good = settings
         self._last_document = document
         self._read_at = began

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
@@ -60,6 +60,8 @@ _DURABLE = WriteConcern(w="majority", j=True)
 _OF_THE_MAJORITY = ReadConcern("majority")
 #: By itself MongoDB sends the first 101 documents, and the others when asked again.
 _IN_ONE_ANSWER = 10_000
+#: What is streamed comes in pieces of so many documents.
+_IN_A_BATCH = 1000
 _DUPLICATE_KEY = 11000
 #: Unauthorized, CommandNotFound, CommandNotSupported.
 _NOT_FOR_US = frozenset({13, 59, 115})
@@ -280,6 +282,28 @@ class Collection:
         )
         return documents
 
+    async def stream(
+        self, query: Mapping[str, Any], order: Mapping[str, int], *, limit: int = 0
+    ) -> AsyncIterator[Document]:
+        """The documents that match, however many, in the order of an index, a batch at a time.
+
+        Args:
+            query: what they match.
+            order: the fields of the index, each with 1 or -1.
+            limit: how many at the most; 0 for all.
+        """
+        cursor = self._collection.find(
+            query, sort=list(order.items()), limit=limit, batch_size=_IN_A_BATCH
+        )
+        try:
+            while batch := await self._do(lambda _: cursor.to_list(_IN_A_BATCH)):
+                for document in batch:
+                    yield document
+        finally:
+            closed = cursor.close()
+            if self._is_async:
+                await closed
+
     async def find_one(
         self, query: Mapping[str, Any], fields: Sequence[str] | None = None
     ) -> Document | None:
@@ -315,7 +339,12 @@ class Collection:
         try:
             await self._do(lambda c: c.bulk_write(writes, ordered=False))
         except BulkWriteError as error:
-            raise _unavailable(error) from error
+            # Two that make the same document at once: by now it is there, and is updated.
+            again = [writes[place] for place in sorted(_duplicates(error))]
+            try:
+                await self._do(lambda c: c.bulk_write(again, ordered=False))
+            except BulkWriteError as still:
+                raise _unavailable(still) from still
 
     async def update_all(self, query: Mapping[str, Any], update: Mapping[str, Any]) -> None:
         """Apply an update to every document that matches, however long it takes."""

@@ -23,7 +23,7 @@ _ERROR_ID = re.compile(r"[0-9a-f]{20}")
 _WHOLE_SECRET = re.compile(r"m2m[a-z]_[0-9A-Za-z]{49}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]{20,}")
 _RECORD_MEMBERS = {
     "_id", "event_type", "client_id", "ip", "reason", "timestamp", "jti", "request_id",
-    "user_agent",
+    "user_agent", "previous", "hash",
 }  # fmt: skip
 
 

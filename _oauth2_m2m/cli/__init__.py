@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from _oauth2_m2m.cli import clients, config, doctor, keys, routes, secrets, tokens
+from _oauth2_m2m.cli import audit, clients, config, doctor, keys, routes, secrets, tokens
 from _oauth2_m2m.cli.explain import explain
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a trace with local variables could show a secret
 )
+app.add_typer(audit.app, name="audit")
 app.add_typer(clients.app, name="clients")
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")

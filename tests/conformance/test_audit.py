@@ -29,6 +29,8 @@ FIELDS = {
     "jti",
     "request_id",
     "user_agent",
+    "previous",
+    "hash",
 }
 #: What the records of refusals hold besides.
 EXPLAINING = {"error_id", "flow", "rule", "facts"}

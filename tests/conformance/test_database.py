@@ -136,6 +136,7 @@ async def test_nothing_that_a_caller_holds_stands_in_the_clear(
         await machine.revoke(second.refresh)
         held += [first.access, first.refresh, second.access, second.refresh]
     assert set(database.list_collection_names()) == {
+        "audit_checkpoints",
         "audit_logs",
         "clients",
         "config",
@@ -169,7 +170,13 @@ INDEXES: dict[str, set[tuple[Any, ...]]] = {
         ("timestamp", 90 * A_DAY),
         ("client_id", "timestamp"),
         ("event_type", "timestamp"),
+        ("ip", "timestamp"),
+        ("request_id",),
+        ("error_id", "partial"),
+        # Refusals that are counted, until they are sealed.
+        ("sealed", "partial"),
     },
+    "audit_checkpoints": {("time", 92 * A_DAY), ("writer", "seq")},
 }
 
 
@@ -208,7 +215,8 @@ async def test_a_changed_retention_is_set_on_the_index_there_is(
     database["config"].update_one({}, {"$set": {"AUDIT_RETENTION_DAYS": 9}})
     await server.http().get("/protected")
     assert ("timestamp", 9 * A_DAY) in indexes(database)["audit_logs"]
-    assert len(indexes(database)["audit_logs"]) == 3
+    assert ("time", 11 * A_DAY) in indexes(database)["audit_checkpoints"]
+    assert len(indexes(database)["audit_logs"]) == len(INDEXES["audit_logs"])
 
 
 async def test_two_documents_of_one_client_stop_the_start(

@@ -55,6 +55,9 @@ PACES = {
     "issuer_calls._IDLE_SECONDS",
     "remote_judge.LONGEST_START_SECONDS",
     "remote_documents.MOST_WAITING",
+    "audit_checkpoints.MOST_ATTEMPTS",
+    "audit_reading.FOLLOW_SECONDS",
+    "audit_reading._MOST_KEYS",
 }
 
 

@@ -179,7 +179,8 @@ def test_config_and_indexes_are_made_once(
     assert indexes["clients"] == ["_id_", "client_id_1"]
     assert indexes["tokens"] == ["_id_", "expires_at_1", "family_id_1", "refresh_token_1"]
     assert indexes["rate_limits"] == ["_id_", "timestamp_1"]
-    assert len(indexes["audit_logs"]) == 4
+    assert len(indexes["audit_logs"]) == 8
+    assert len(indexes["audit_checkpoints"]) == 3
     assert not service.lines("(ERROR|Traceback)")
 
 

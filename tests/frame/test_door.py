@@ -26,6 +26,8 @@ NOWHERE = "mongodb://127.0.0.1:1"
 
 EXPORTED = {
     "AccessToken",
+    "AuditReading",
+    "AuditReport",
     "BearerError",
     "Client",
     "ClientChange",
