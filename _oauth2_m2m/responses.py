@@ -12,6 +12,7 @@ from starlette.status import HTTP_200_OK
 
 from _oauth2_m2m.audit import reason_for
 from _oauth2_m2m.callers import CALLER, Caller
+from _oauth2_m2m.credentials import without_secrets
 from _oauth2_m2m.errors import OAuth2Error
 
 #: RFC 6749 section 5.1; Pragma is for caches of HTTP/1.0.
@@ -37,7 +38,8 @@ def note_refusal(request: HTTPConnection, error: OAuth2Error) -> None:
     """Say in one line of the log why a request is refused; by its ids the two find each other."""
     level = logging.WARNING if error.status_code >= _FIRST_SERVER_ERROR else logging.INFO
     if _log.isEnabledFor(level):
-        ids = {"error_id": error.error_id, "request_id": caller_of(request).request_id}
+        request_id = without_secrets(caller_of(request).request_id)  # as its audit record has it
+        ids = {"error_id": error.error_id, "request_id": request_id}
         words = "refused with %d %s, error_id %s, request_id %s"
         said = {**ids, "rule": error.rule.value}
         _log.log(level, words, error.status_code, reason_for(error), *ids.values(), extra=said)
