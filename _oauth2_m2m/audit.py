@@ -223,9 +223,14 @@ class AuditLog:
         return writer
 
     def _with_kept_address(self, document: Document) -> Document:
+        """The record with its address as the setting says, also where it is a fact of a refusal."""
         ip = document["ip"]
-        document["ip"] = ip and self._addresses.kept(ip)
-        return document
+        kept = ip and self._addresses.kept(ip)
+        if kept == ip:
+            return document
+        facts = document.get("facts") or {}
+        hidden = {name: kept if value == ip else value for name, value in facts.items()}
+        return {**document, "ip": kept, **({"facts": hidden} if facts else {})}
 
     async def _write(self, documents: Sequence[Document]) -> Sequence[bool]:
         """Write records as the next ones of this event loop's chain.

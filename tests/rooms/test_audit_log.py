@@ -17,15 +17,23 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
 from _oauth2_m2m import audit as audit_room
-from _oauth2_m2m.audit import COUNTED_FOR, MOST_COUNTED, AuditLog, Event, refusal_document
+from _oauth2_m2m.audit import (
+    COUNTED_FOR,
+    MOST_COUNTED,
+    AuditLog,
+    Event,
+    refusal_document,
+    refusal_fields,
+)
 from _oauth2_m2m.audit_addresses import addresses_from
 from _oauth2_m2m.audit_chain import digest, place_of
 from _oauth2_m2m.audit_reading import MOST_FOUND, AuditReading
 from _oauth2_m2m.audit_verification import AuditReport
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.config import Environment, settings_from
-from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable
+from _oauth2_m2m.errors import ConfigurationError, InvalidClient, TemporarilyUnavailable
 from _oauth2_m2m.key_sealing import KeySealer
+from _oauth2_m2m.rules import Broken, Flow, Rule
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.storage import Storage
 from tests.rooms.conftest import Commands
@@ -501,6 +509,19 @@ async def test_addresses_are_kept_as_the_setting_says(
     assert set(ips) == set(addresses_from(settings).spellings(address))
     rotated = {"SECRET_KEY": "t" * 40, "PREVIOUS_SECRET_KEYS": ["s" * 40]}
     assert set(ips) < set(addresses_from(settings_from(rotated)).spellings(address))
+
+
+async def test_a_refusal_does_not_tell_the_address_in_other_words(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """The facts of a refusal may name it: as the setting says."""
+    broken = Broken(Rule.CLIENT_NETWORK, "outside", had="192.0.2.7", wanted=["10.0.0.0/8"])
+    refusal = refusal_fields(InvalidClient().because(broken), Flow.TOKEN, broken.facts)
+    async with keeping(storage, "truncated") as log:
+        await write(log, refusal=refusal)
+    (record,) = database["audit_logs"].find()
+    assert "192.0.2.7" not in str(record)
+    assert record["facts"]["had"] == "192.0.2.0/24"
 
 
 async def test_what_is_no_address_is_kept_as_it_is(
