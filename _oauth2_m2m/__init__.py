@@ -78,6 +78,7 @@ ORDER: tuple[str, ...] = (
     "endpoints",
     "openapi",
     "app_routes",
+    "predicting",
     "resource_server",
     "cli",
 )

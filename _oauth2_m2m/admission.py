@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from _oauth2_m2m import tracing
 from _oauth2_m2m.audit import AuditLog, Event, reason_for, refusal_document, refusal_fields
 from _oauth2_m2m.callers import Caller
-from _oauth2_m2m.client_documents import Client
+from _oauth2_m2m.client_documents import Client, StoredSecret
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Secret, Settings
 from _oauth2_m2m.errors import (
@@ -61,7 +61,7 @@ class Attempt:
         now: when.
         event: what a refusal is called in the audit log.
         limit: how many failures a minute are admitted; 0 for any number.
-        secret: what all workers know and no caller does, for the ids of shared refusals.
+        ids_from: what all workers know and no caller does, for the ids of shared refusals.
         bucket: where failures are counted, together with the address and the minute.
         client_id: whom the request says that it comes from, known or not.
         jti: the access token that it is about, once that is known.
@@ -69,6 +69,7 @@ class Attempt:
             client's own budget was charged.
         flow: the way through the server that it takes, for the audit log.
         method: how its client proves who it is, as far as that is known.
+        secret: which of the client's secrets it came with, once that has proved to be right.
         route: the guarded route that it asks for, such as `GET /reports/{id}`.
     """
 
@@ -76,13 +77,14 @@ class Attempt:
     now: datetime
     event: Event
     limit: int
-    secret: Secret
+    ids_from: Secret
     bucket: str = BAD_TOKENS
     client_id: str | None = None
     jti: str | None = None
     authenticated: bool = False
     flow: Flow = Flow.ROUTE
     method: str | None = None
+    secret: StoredSecret | None = None
     route: str | None = None
 
     def presents(self, credential: str, client_id: str | None = None) -> None:
@@ -107,16 +109,15 @@ class Attempt:
 def attempt_at_endpoint(caller: Caller, settings: Settings, event: Event, flow: Flow) -> Attempt:
     """A request at a token endpoint, before anything is known of it."""
     limit = settings.max_requests_per_minute
-    secret = settings.secret_key
-    now = datetime.now(UTC)
-    return Attempt(caller, now, event, limit, secret, _NOTHING_PRESENTED, flow=flow)
+    ids_from, now = settings.secret_key, datetime.now(UTC)
+    return Attempt(caller, now, event, limit, ids_from, _NOTHING_PRESENTED, flow=flow)
 
 
 def attempt_at_route(caller: Caller, settings: Settings) -> Attempt:
     """A request at a protected route. Its failures count on the address alone."""
     limit = settings.max_requests_per_minute
-    secret = settings.secret_key
-    return Attempt(caller, datetime.now(UTC), Event.TOKEN_INVALID, limit, secret)
+    ids_from, now = settings.secret_key, datetime.now(UTC)
+    return Attempt(caller, now, Event.TOKEN_INVALID, limit, ids_from)
 
 
 class Admission:
@@ -252,7 +253,7 @@ class Admission:
         if isinstance(error, RateLimitExceeded):
             # They share one record, so they share its id.
             key = self._audit.kept_key(error.key, attempt.caller.network)
-            error.error_id = _shared_id(attempt.secret, key)
+            error.error_id = _shared_id(attempt.ids_from, key)
             first = refusal_document(
                 attempt.now, attempt.caller, error.client_id, error.limit, _refusal(attempt, error)
             )
@@ -294,4 +295,6 @@ def _shared_id(secret: Secret, key: str) -> str:
 def _refusal(attempt: Attempt, error: OAuth2Error) -> Document:
     """What the record of a refusal holds beside what all records do."""
     facts = facts_of({"method": attempt.method, "route": attempt.route})
+    if attempt.secret is not None:
+        facts = {**facts, **facts_of({"secret": attempt.secret.id, "label": attempt.secret.label})}
     return refusal_fields(error, attempt.flow, {**facts, **error.facts})

@@ -7,10 +7,11 @@ changed since, so that one sees whether the same request would pass today.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.client_documents import PRIVATE_KEY_JWT, Client, StoredSecret, client_from
@@ -51,7 +52,7 @@ class Step:
         rule: which.
         outcome: what came of it.
         says: what it asks, in words.
-        found: what was had and wanted, in words; for the step that failed.
+        found: what was had and wanted, in words, where that is known.
     """
 
     rule: Rule
@@ -160,6 +161,7 @@ def explanation_of(
     flow, rule = Flow(record["flow"]), Rule(record["rule"])
     method = facts.pop("method", None)
     route = facts.pop("route", None)
+    secret = _name_of(facts.pop("secret", None), facts.pop("label", None))
     by_token = flow is Flow.REFRESH and method is None
     rules = rules_of(flow, by_assertion=method == PRIVATE_KEY_JWT, by_token=by_token)
     return Explanation(
@@ -175,21 +177,27 @@ def explanation_of(
         method=method,
         route=route,
         count=record.get("count"),
-        steps=steps_of(rules, rule, facts),
+        steps=steps_of(rules, rule, facts, {Rule.SECRET_RIGHT: secret}),
         remedy=remedy_of(rule, flow, facts),
-        now=_standing(rule, facts, document, now),
+        now=standing_of(rule, facts, document, now),
         before=_changes(before),
         since=_changes(since),
     )
 
 
-def steps_of(rules: Sequence[Rule], failed: Rule | None, facts: Facts) -> tuple[Step, ...]:
+def steps_of(
+    rules: Sequence[Rule],
+    failed: Rule | None,
+    facts: Facts,
+    known: Mapping[Rule, str] = MappingProxyType({}),
+) -> tuple[Step, ...]:
     """The steps of a decision.
 
     Args:
         rules: in the order in which they are asked.
         failed: the one that did not hold, if one did not.
         facts: what is known of that.
+        known: what is known of rules that held.
     """
     steps, outcome = [], Outcome.PASSED
     for rule in rules if failed is None or failed in rules else (failed, *rules):
@@ -197,11 +205,12 @@ def steps_of(rules: Sequence[Rule], failed: Rule | None, facts: Facts) -> tuple[
             steps.append(Step(rule, Outcome.FAILED, SAYS[rule], found_of(facts)))
             outcome = Outcome.NOT_REACHED
         elif rule not in RARE:
-            steps.append(Step(rule, outcome, SAYS[rule]))
+            found = known.get(rule, "") if outcome is Outcome.PASSED else ""
+            steps.append(Step(rule, outcome, SAYS[rule], found))
     return tuple(steps)
 
 
-def _standing(
+def standing_of(
     rule: Rule, facts: Facts, document: Document | None, now: datetime
 ) -> tuple[str, ...]:
     """How it stands with the client today, as far as the rule asks about it."""
@@ -243,8 +252,12 @@ def _may(allowed: bool) -> str:
     return "may" if allowed else "may not"
 
 
+def _name_of(secret_id: object, label: object) -> str:
+    return f"{secret_id} ({label})" if label else str(secret_id or "")
+
+
 def _secret_words(secret: StoredSecret, now: datetime) -> str:
-    name = f"{secret.id} ({secret.label})" if secret.label else secret.id
+    name = _name_of(secret.id, secret.label)
     if secret.ends_at is None:
         return f"its secret {name} does not end"
     verb = "ends" if secret.is_live(now) else "ended"

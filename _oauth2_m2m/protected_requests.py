@@ -11,6 +11,7 @@ from _oauth2_m2m import tracing
 from _oauth2_m2m.access_tokens import AccessToken, check_audience
 from _oauth2_m2m.admission import Attempt, attempt_at_route
 from _oauth2_m2m.bearer import Credentials, check_scopes, method_of, path_of, presented
+from _oauth2_m2m.client_documents import Client
 from _oauth2_m2m.config import Settings
 from _oauth2_m2m.dpop import Proof, own_urls
 from _oauth2_m2m.errors import (
@@ -128,13 +129,7 @@ class ServerJudge:
         services, credentials = self._services, presented(request)
         token = await services.read_access_token(credentials.token, settings, attempt.now)
         attempt.client_id, attempt.jti = token.client_id, token.jti
-        check_audience(token, settings.audience)
-        credentials.check_scheme(token)
-        if settings.is_fapi2 and token.jkt is None:  # of before the profile was chosen
-            unbound = InvalidToken(detail="the profile takes bound tokens only")
-            unbound.breaking(Rule.TOKEN_SCHEME, had=BEARER, wanted=DPOP)
-            raise unbound.asking_for(DPOP)
-        client = await services.clients.holder(token.client_id, token.epoch)
+        client = await holder_of(services, settings, credentials, token)
         proof = None
         if token.jkt is not None:
             proof = self._read_proof(request, credentials, token.jkt, attempt, settings)
@@ -193,6 +188,23 @@ class ServerJudge:
         except InvalidDPoPProof as fault:
             await self._services.admission.give_back(attempt, token.client_id, limit or None)
             raise ProofRefused(fault) from None
+
+
+async def holder_of(
+    services: Services, settings: Settings, credentials: Credentials, token: AccessToken
+) -> Client:
+    """The client that a token is good for here, as far as neither place nor proof is asked for.
+
+    Raises:
+        InvalidToken: it is good for nobody.
+    """
+    check_audience(token, settings.audience)
+    credentials.check_scheme(token)
+    if settings.is_fapi2 and token.jkt is None:  # of before the profile was chosen
+        unbound = InvalidToken(detail="the profile takes bound tokens only")
+        unbound.breaking(Rule.TOKEN_SCHEME, had=BEARER, wanted=DPOP)
+        raise unbound.asking_for(DPOP)
+    return await services.clients.holder(token.client_id, token.epoch)
 
 
 def _route_of(request: HTTPConnection) -> str | None:

@@ -42,7 +42,7 @@ def routes(
     The database is asked only by --check, and only for scopes that the app does not offer by
     OAuth2M2M(..., scopes=...): whether a client has them.
     """
-    found = [_marked(each, public, public_prefix) for each in _found(app, app_dir, factory)]
+    found = [_marked(each, public, public_prefix) for each in routes_in(app, app_dir, factory)]
     show_all(
         [_row(each) for each in found],
         as_json=as_json,
@@ -76,7 +76,12 @@ def _held(scopes: Collection[str]) -> frozenset[str]:
     return run(lambda services: services.clients.scopes_held(scopes))
 
 
-def _found(name: str, folder: Path, factory: bool) -> list[RouteInfo]:
+def routes_in(name: str, folder: Path, factory: bool) -> list[RouteInfo]:
+    """The routes of an app that is named as uvicorn names it, such as `yourapp:app`.
+
+    Raises:
+        typer.Exit: it cannot be imported, and that was said.
+    """
     app = app_at(name, folder, factory=factory)
     try:
         return routes_of(app)

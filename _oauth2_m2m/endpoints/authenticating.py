@@ -62,7 +62,7 @@ async def authenticated_client(
             authentication.expect(presented, good=False)
             await admission.give_back(attempt, presented.client_id, place)
         raise
-    client, caller = proved.client, attempt.caller
+    client, caller, attempt.secret = proved.client, attempt.caller, proved.secret
     counted = client.limit(settings) > 0
     if counted != expected:  # seen for the first time, or its limit was lifted or set meanwhile
         authentication.expect(presented, good=counted)

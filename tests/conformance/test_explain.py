@@ -213,7 +213,7 @@ CASES: dict[Mishap, tuple[Flow, Rule, str]] = {
     wrong_method: (Flow.TOKEN, Rule.CLIENT_METHOD, "wanted: client_secret_post"),
     wrong_secret: (Flow.TOKEN, Rule.SECRET_RIGHT, "compared: 1"),
     no_secret: (Flow.TOKEN, Rule.CREDENTIALS, ""),
-    expired: (Flow.TOKEN, Rule.SECRET_LIVE, f"secret: first; label: old laptop; expired at: {AT}"),
+    expired: (Flow.TOKEN, Rule.SECRET_LIVE, f"expired at: {AT}"),
     wrong_grant: (Flow.TOKEN, Rule.GRANT_ALLOWED, "had: client_credentials; wanted: refresh_token"),
     made_up_grant: (Flow.TOKEN, Rule.GRANT_OFFERED, "had: implicit"),
     too_much: (Flow.TOKEN, Rule.SCOPE, "had: read sudo; wanted: read write"),
@@ -238,6 +238,13 @@ CASES: dict[Mishap, tuple[Flow, Rule, str]] = {
     no_scope: (Flow.ROUTE, Rule.SCOPE, "had: write; wanted: read"),
     no_role: (Flow.ROUTE, Rule.ROLE, "had: user; wanted: admin"),
 }
+
+
+def matched(explanation: Explanation) -> str:
+    """Which of the client's secrets was right."""
+    (step,) = [step for step in explanation.steps if step.rule is Rule.SECRET_RIGHT]
+    assert step.outcome is Outcome.PASSED
+    return step.found
 
 
 async def explained(server: Server, response: httpx.Response) -> Explanation:
@@ -344,10 +351,17 @@ async def test_the_clients_secrets_are_named_and_not_shown(
     """Which of them ended and which are good, by id and label; neither they nor their digests."""
     response = await expired(server, billing, database)
     explanation = await explained(server, response)
+    assert matched(explanation) == "first (old laptop)"
     assert [line for line in explanation.now if "first (old laptop) ended at 2026-01-02" in line]
     assert [line for line in explanation.now if "does not end" in line]
     assert billing.client_secret not in str(explanation)
     assert "sha256$" not in str(explanation)
+
+
+async def test_the_secret_that_was_right_is_named(server: Server, billing: Machine) -> None:
+    """Also where something else was refused afterwards."""
+    (secret,) = (await server.m2m.clients.get("billing")).secrets
+    assert matched(await explained(server, await billing.ask_token("sudo"))) == secret.id
 
 
 async def test_a_secret_that_ended_is_refused_like_any_wrong_one(
@@ -370,7 +384,7 @@ async def test_a_secret_that_ended_is_refused_like_any_wrong_one(
     )
     refused = await typed.ask_token()
     assert wording(refused) == answer
-    assert "secret: t" in str(await explained(server, refused))
+    assert matched(await explained(server, refused)) == "t"
 
 
 async def test_a_secret_that_is_live_beside_its_ended_copy_is_good(
