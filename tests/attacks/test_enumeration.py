@@ -30,6 +30,8 @@ TYPED = "typed by a person"
 GRANT = {"grant_type": "client_credentials"}
 #: Read now and then, whoever asks.
 SETTINGS = {"config", "keys"}
+#: What was used is written down now and then, whoever asks.
+BEHIND = {"update client_usage", "update clients"}
 #: What may differ between two refusals that are alike: the id of an error is random.
 VOLATILE = {"date", "ratelimit-remaining", "ratelimit-reset", "retry-after", "x-error-id"}
 
@@ -43,8 +45,9 @@ class Work(CommandListener):
     def started(self, event: CommandStartedEvent) -> None:
         """Note a command that is about a collection of ours."""
         collection = event.command.get(event.command_name)
-        if isinstance(collection, str) and collection not in SETTINGS:
-            self.done[f"{event.command_name} {collection}"] += 1
+        command = f"{event.command_name} {collection}"
+        if isinstance(collection, str) and collection not in SETTINGS and command not in BEHIND:
+            self.done[command] += 1
 
     def succeeded(self, event: Any) -> None:
         """Its start was noted."""
