@@ -30,7 +30,7 @@ from _oauth2_m2m.protected_requests import holder_of
 from _oauth2_m2m.revocation import Question
 from _oauth2_m2m.roles import has_role
 from _oauth2_m2m.rule_words import SAYS, remedy_of
-from _oauth2_m2m.rules import Flow, Rule, rules_of
+from _oauth2_m2m.rules import Facts, Flow, Rule, rules_of
 from _oauth2_m2m.services import Services
 
 _ANYTHING_BELOW = "/*"
@@ -95,27 +95,24 @@ async def predict(services: Services, text: str, route: RouteInfo) -> Prediction
             admitted=True, route=name, client_id=None, steps=(open_to_all,), remedy=None, now=()
         )
     settings, now = await services.ready(), datetime.now(UTC)
-    seen = _Seen()
+    seen, failed = _Seen(), None
+    facts: Facts = {}
     try:
         await _judge(services, settings, text, route, now, seen)
     except TemporarilyUnavailable:
         raise
     except OAuth2Error as error:
-        refusal = error
-    else:
-        refusal = None
-    rules = rules_of(Flow.ROUTE)
+        failed, facts = error.rule, error.facts
     client_id = seen.token.client_id if seen.token else None
     document = await services.clients.find(client_id) if client_id else None
-    rule = refusal.rule if refusal else Rule.TOKEN_CLIENT
-    facts = refusal.facts if refusal else {}
+    steps = steps_of(rules_of(Flow.ROUTE), failed, facts)
     return Prediction(
-        admitted=refusal is None,
+        admitted=failed is None,
         route=name,
         client_id=client_id,
-        steps=_with_unknowns(steps_of(rules, refusal and refusal.rule, facts), seen, settings),
-        remedy=refusal and remedy_of(rule, Flow.ROUTE, facts),
-        now=standing_of(rule, facts, document, now) if client_id else (),
+        steps=_with_unknowns(steps, seen, settings),
+        remedy=remedy_of(failed, Flow.ROUTE, facts) if failed else None,
+        now=standing_of(failed or Rule.TOKEN_CLIENT, facts, document, now) if client_id else (),
     )
 
 
