@@ -376,7 +376,8 @@ def known_client(document: Document | None, ip: str) -> tuple[Client | None, Bro
         return None, Broken(Rule.CLIENT_ENABLED, "disabled client")
     if not client.allows_address(ip):
         words, networks = "address outside the client's networks", client.allowed_networks
-        return None, Broken(Rule.CLIENT_NETWORK, words, had=ip, wanted=map(str, networks))
+        # Not the address that was had: the record has it, as much of it as is to be kept.
+        return None, Broken(Rule.CLIENT_NETWORK, words, wanted=map(str, networks))
     return client, None
 
 

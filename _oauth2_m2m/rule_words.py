@@ -75,7 +75,7 @@ _REMEDIES: Mapping[Rule, str] = {
     Rule.CLIENT_KNOWN: "an id that is registered: oauth2-m2m clients list",
     Rule.CLIENT_READABLE: "a document in `clients` whose fields are as docs/storage.md says",
     Rule.CLIENT_ENABLED: "the client enabled again: oauth2-m2m clients enable",
-    Rule.CLIENT_NETWORK: "an address within {wanted}; it came from {had}",
+    Rule.CLIENT_NETWORK: "an address within {wanted}",
     Rule.CLIENT_METHOD: "one of {wanted}; it used {had}",
     Rule.SECRET_PATIENCE: "a secret that was made here, which is compared at once; or fewer "
     "attempts at a time",

@@ -77,8 +77,7 @@ def test_a_rule_of_another_flow_is_told_first() -> None:
     ("rule", "facts", "words"),
     [
         ("secret_right", {}, "its secret 4e7c0d1f does not end"),
-        ("client_network", {"had": "192.0.2.1"}, "it may not come from 192.0.2.1"),
-        ("client_network", {"had": "203.0.113.9"}, "it may come from 203.0.113.9"),
+        ("client_network", {}, "it may come from 203.0.113.0/24"),
         ("client_method", {}, "it may use client_secret_basic client_secret_post"),
         ("grant_allowed", {"had": "refresh_token"}, "it may not use the grant refresh_token"),
         ("scope", {}, "it may ask for read write"),
