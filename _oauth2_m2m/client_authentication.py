@@ -276,7 +276,9 @@ class ClientAuthentication:
         # one it was, and the time of the answer does not.
         live = [each.stored for each in stored if each.is_live(now)]
         ended = [each.stored for each in stored if not each.is_live(now)]
-        match = await self._checker.match(secret, live, caller.network, ended)
+        match = await self._checker.match(
+            secret, live, caller.network, ended, imported=settings.imported_secrets
+        )
         if client is None or match.stored is None or match.stored not in live:
             fault = fault or _wrong_secret(stored, match.stored)
             refused = InvalidClient(detail=str(fault), by_basic=presented.by_basic)

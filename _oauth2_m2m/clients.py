@@ -171,13 +171,46 @@ class Clients:
             **fields_of(stored),
             "secrets": None,
         }
-        document = {name: value for name, value in document.items() if value is not None}
-        client = client_from(document)
-        await self.prepare()  # in a fresh database nothing else makes ids unique yet
-        if not await self._clients.insert_one(document):
-            raise ClientExists(f"a client {client.client_id!r} is registered already")
-        await self._record(Event.CLIENT_CREATED, client.client_id)
-        return RegisteredClient(client, secret, secret_id)
+        return RegisteredClient(await self._insert(document), secret, secret_id)
+
+    async def take_over(
+        self,
+        client_id: str,
+        fields: Mapping[str, Any],
+        *,
+        secret: str | None = None,
+        stored: str | None = None,
+        origin: str,
+    ) -> Client:
+        """Register a client of another server, with the secret that it has there.
+
+        Args:
+            client_id: its id there, and here.
+            fields: its document, but for its secret.
+            secret: its secret, if that is known; it is stored as a digest.
+            stored: else its hash, as `foreign_hashes.imported` has it.
+            origin: where it comes from, for people.
+
+        Raises:
+            ClientExists: the id is taken.
+            ValueError: a field cannot be stored; the message says which.
+        """
+        now, entries = _now(), []
+        if secret is not None:
+            stored = await self._checker.digest(secret)
+        if stored is not None:
+            label = f"imported from {origin}"
+            entries = [new_entry(make_id(_SECRET_ID_CHARACTERS), stored, now, label=label)]
+        document = {
+            "role": "user",
+            "created_at": now,
+            **fields,
+            **fields_of(entries),
+            "secrets": None,
+            "client_id": client_id,
+            "epoch": make_id(8),
+        }
+        return await self._insert(document, f"imported from {origin}")
 
     async def add_secret(
         self, client_id: str, *, label: str | None = None, expires_in: timedelta | None = None
@@ -525,6 +558,21 @@ class Clients:
         # An operator's {"client_id": ["a", "b"]} matches too, and is nobody's.
         documents = {d["client_id"]: d for d in found if isinstance(d["client_id"], str)}
         return [documents.get(client_id) for client_id in client_ids]
+
+    async def _insert(self, document: Document, reason: str | None = None) -> Client:
+        """Store a new client.
+
+        Raises:
+            ClientExists: the id is taken.
+            ValueError: a field cannot be stored; the message says which.
+        """
+        document = {name: value for name, value in document.items() if value is not None}
+        client = client_from(document)
+        await self.prepare()  # in a fresh database nothing else makes ids unique yet
+        if not await self._clients.insert_one(document):
+            raise ClientExists(f"a client {client.client_id!r} is registered already")
+        await self._record(Event.CLIENT_CREATED, client.client_id, reason)
+        return client
 
     async def _existing(self, client_id: str) -> Client:
         return client_from(await self._document(client_id))

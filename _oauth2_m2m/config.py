@@ -83,6 +83,8 @@ class Settings:
     role_order: tuple[str, ...]
     #: Whether `GET /metrics` is there.
     metrics: bool
+    #: Whether secrets that were imported from other servers are taken.
+    imported_secrets: bool
     #: Key material; never shown by `repr`.
     secret_key: Secret
     previous_secret_keys: tuple[Secret, ...]
@@ -234,6 +236,7 @@ def _settings(field: _Fields) -> Settings:
         jwks_uri_private_addresses=field.read("JWKS_URI_PRIVATE_ADDRESSES", _boolean, False),
         role_order=field.read("ROLE_ORDER", role_order_from, ()),
         metrics=field.read("METRICS", _boolean, False),
+        imported_secrets=field.read("IMPORTED_SECRETS", _boolean, False),
         secret_key=field.read("SECRET_KEY", _secret, None),
         previous_secret_keys=field.read("PREVIOUS_SECRET_KEYS", _secrets, ()),
     )

@@ -19,13 +19,19 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 from zlib import crc32
 
 from _oauth2_m2m.errors import TooManySecrets
+from _oauth2_m2m.foreign_hashes import is_imported, matches
 from _oauth2_m2m.newest import Newest
+
+A = TypeVar("A")
+B = TypeVar("B")
+R = TypeVar("R")
 
 CLIENT_SECRET_PREFIX = "m2ms_"
 REFRESH_TOKEN_PREFIX = "m2mr_"
@@ -42,7 +48,7 @@ _MADE = re.compile(
 )
 #: The beginning of a secret or token that was made here, or of anybody's JWT, however it goes on.
 _PASTED = re.compile(r"(m2m[a-z]_)[0-9A-Za-z]{8,}|(eyJ)[\w-]{8,}\.[\w.-]*", re.ASCII)
-_DIGEST = re.compile(r"sha256\$[0-9a-f]{64}|scrypt\$.*", re.ASCII | re.DOTALL)
+_DIGEST = re.compile(r"sha256\$[0-9a-f]{64}|(?:scrypt|imported)\$.*", re.ASCII | re.DOTALL)
 
 # OWASP's password storage recommendation for scrypt: 16 MiB, five passes.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 5
@@ -53,6 +59,11 @@ _SLOW_HASHES_AT_ONCE = 2
 _MOST_WAITING = 64
 _MOST_WAITING_FROM_ONE_NETWORK = 8
 _OPERATOR = "operator"
+#: Where secrets from elsewhere are taken, whose hashes cost what they cost, every slow comparison
+#: that fails lasts so long: nobody is to learn by the time whose secret came from where.
+FAILED_SECONDS = 1.0
+#: A client has one from an import; more come in only by hand.
+_MOST_IMPORTED_TRIED = 2
 _REMEMBERED_SECONDS = 300
 _MOST_REMEMBERED = 1024
 
@@ -147,7 +158,13 @@ class SecretChecker:
         return _scrypt_text(salt, await self._scrypt(secret, salt, _OPERATOR))
 
     async def match(
-        self, presented: str, stored: Sequence[str], network: str, ended: Sequence[str] = ()
+        self,
+        presented: str,
+        stored: Sequence[str],
+        network: str,
+        ended: Sequence[str] = (),
+        *,
+        imported: bool = False,
     ) -> Match:
         """Find the stored value that the presented secret belongs to.
 
@@ -157,14 +174,29 @@ class SecretChecker:
             network: where it comes from; nobody may keep the slow comparison to themselves.
             ended: what it holds of secrets that are taken no more. They are compared like the
                 others, so that the caller can tell which one it was; whoever asks must judge that.
+            imported: whether secrets that came from elsewhere are taken: `IMPORTED_SECRETS`.
 
         Raises:
             TooManySecrets: too many wait for the slow comparison, from there or in all.
         """
-        candidates = [*stored, *ended]
         if is_made_here(presented):
             digest = fingerprint(presented)
-            return _first(candidates, digest, presented)
+            return _first([*stored, *ended], digest, presented)
+        began = time.monotonic()
+        found = await self._match_slowly(presented, stored, network, ended, imported)
+        if imported and found.stored not in stored:
+            await asyncio.sleep(_rest_of_failure(time.monotonic() - began))
+        return found
+
+    async def _match_slowly(
+        self,
+        presented: str,
+        stored: Sequence[str],
+        network: str,
+        ended: Sequence[str],
+        imported: bool,
+    ) -> Match:
+        candidates = [*stored, *ended]
         for value in stored:  # no short cut for those that ended: it would tell by the time
             if value.startswith("scrypt$") and self._is_remembered(presented, value):
                 return Match(value)
@@ -178,16 +210,35 @@ class SecretChecker:
                 if found.stored in stored:
                     self._remember(presented, found.digest or found.stored)
                 return found
+        if imported:
+            return await self._match_imported(presented, candidates, network)
+        return Match(None)
+
+    async def _match_imported(
+        self, presented: str, candidates: Sequence[str], network: str
+    ) -> Match:
+        """Compare with secrets from elsewhere; the one that matches is stored our way from now."""
+        for stored in list(filter(is_imported, candidates))[:_MOST_IMPORTED_TRIED]:
+            if await self._slowly(network, matches, presented, stored):
+                return Match(stored, await self.digest(presented, candidates))
         return Match(None)
 
     async def _scrypt(self, secret: str, salt: bytes, network: str) -> bytes:
+        return await self._slowly(network, _scrypt, secret.encode(), salt)
+
+    async def _slowly(self, network: str, compute: Callable[[A, B], R], first: A, second: B) -> R:
+        """Compute something slow off the event loop.
+
+        Raises:
+            TooManySecrets: too many wait for that, from there or in all.
+        """
         from_there, in_all = self._waiting[network], self._waiting.total()
         if from_there >= _MOST_WAITING_FROM_ONE_NETWORK or in_all >= _MOST_WAITING:
             raise TooManySecrets(detail="too many slow secrets at once")
         self._waiting[network] += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, _scrypt, secret.encode(), salt)
+            return await loop.run_in_executor(self._pool, compute, first, second)
         finally:
             self._waiting[network] -= 1
             self._waiting += Counter()  # forgets networks from which nothing waits
@@ -225,6 +276,14 @@ def _first(candidates: list[str], digest: str, presented: str) -> Match:
         elif hmac.compare_digest(stored.encode(), presented.encode()):
             found = Match(stored, digest)
     return found
+
+
+def _rest_of_failure(elapsed: float) -> float:
+    """How long a failed comparison still waits: its whole time is a multiple of the usual one.
+
+    Behind a crowd it may last longer than once, and must not tell by how much.
+    """
+    return FAILED_SECONDS - elapsed % FAILED_SECONDS
 
 
 def _scrypt(secret: bytes, salt: bytes) -> bytes:

@@ -140,6 +140,11 @@ class SettingsSource:
         mine = {"_id": CONFIG_ID, **unchanged}
         return await self._config.change(mine, update, fields=["_id"]) is not None
 
+    async def take_imported_secrets(self) -> None:
+        """Have secrets from other servers be taken, from the next reading of each worker on."""
+        update = {"$set": {"IMPORTED_SECRETS": True}}
+        await self._config.change({"_id": CONFIG_ID}, update, fields=["_id"])
+
     async def replace_secret_key(self, old: Secret, *, keep: bool) -> None:
         """Put a new random key in the place of `SECRET_KEY`, unless somebody else did so.
 

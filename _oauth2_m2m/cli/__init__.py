@@ -6,7 +6,17 @@ import logging
 
 import typer
 
-from _oauth2_m2m.cli import audit, clients, config, doctor, keys, routes, secrets, tokens
+from _oauth2_m2m.cli import (
+    audit,
+    clients,
+    config,
+    doctor,
+    importing,
+    keys,
+    routes,
+    secrets,
+    tokens,
+)
 from _oauth2_m2m.cli.explain import explain
 
 app = typer.Typer(
@@ -21,6 +31,7 @@ app.add_typer(clients.app, name="clients")
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(secrets.app, name="secrets")
+app.command("import")(importing.import_clients)
 app.command()(routes.routes)
 app.add_typer(tokens.app, name="tokens")
 app.command()(doctor.doctor)
