@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from textwrap import indent
 from typing import Any
 
 import pytest
+import typer
 from fastapi import FastAPI
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
 from _oauth2_m2m.audit import AuditLog, Event
+from _oauth2_m2m.cli import app
+from _oauth2_m2m.client_changes import check_wanted, diff
+from _oauth2_m2m.client_files import wanted_from
 from _oauth2_m2m.storage import Storage
 from oauth2_m2m import ConfigurationError, OAuth2M2M
 from tests.machine import Machine, Tokens, new_machine
@@ -201,3 +206,28 @@ async def test_a_first_start_in_production_needs_a_config(database: Database[Any
     with pytest.raises(Exception, match="ISSUER"):
         async with OAuth2M2M(database, environment="production").lifespan(FastAPI()):
             pass
+
+
+def test_the_file_of_clients_that_is_shown_can_be_applied() -> None:
+    """Every field in it is one, and it says what its names say."""
+    (text,) = blocks(section(OPERATIONS, "Clients on the command line"), "yaml")
+    wanted = check_wanted(wanted_from(text))
+    assert [change.action for change in diff([], wanted)] == ["create", "create", "disable"]
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["Clients on the command line", "Rotating a client's secret", "Coming from another server"],
+)
+def test_the_command_lines_that_are_shown_are_ones(title: str) -> None:
+    """Each names a command that there is, with options that it has."""
+    (lines,) = blocks(section(OPERATIONS, title), "sh")
+    for line in lines.splitlines():
+        words = shlex.split(line.partition("  #")[0].partition(" > ")[0])
+        assert words[0] == "oauth2-m2m"
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            words = words[1:]
+            command = command.commands[words[0]]
+        options = {option for each in command.params for option in each.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
