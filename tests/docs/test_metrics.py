@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import yaml
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.database import Database
 
 from _oauth2_m2m.admission import REFUSALS
 from _oauth2_m2m.errors import OAuth2Error
 from _oauth2_m2m.grants import grant_word
 from _oauth2_m2m.metrics import Children, Metrics, Queue
 from tests.docs.test_readme import subclasses
-from tests.papers import ROOT, codes, paper, section, table
+from tests.machine import new_machine
+from tests.papers import ROOT, blocks, codes, mongosh, paper, section, table
+from tests.server import configure, running
 
 #: What Prometheus itself adds to every series.
 OF_PROMETHEUS = {"job", "instance"}
@@ -196,6 +202,40 @@ def test_the_values_of_these_tests_are_those_of_the_code() -> None:
         assert f"async def {endpoint}(request" in source
     states = (ROOT / "_oauth2_m2m/storage.py").read_text(encoding="utf-8")
     assert set(re.findall(r"\b(open|in_use|awaited)=-?1", states)) == VALUES["state"]
+
+
+async def test_it_is_switched_on_and_scraped_as_shown(
+    async_database: AsyncDatabase[Any], database: Database[Any]
+) -> None:
+    """The line for mongosh, the client, and what Prometheus does by its configuration."""
+    text = section(paper("docs/operations.md"), "Metrics")
+    (line,), (scrapes,) = blocks(text, "js"), blocks(text, "yaml")
+    configure(database)
+    mongosh(line, database)
+    asked = yaml.safe_load(scrapes)["scrape_configs"][0]["oauth2"]
+    assert f'register("{asked["client_id"]}", scopes={json.dumps(asked["scopes"])})' in text
+    async with running(async_database) as server:
+        machine = await new_machine(
+            server, client_id=asked["client_id"], scopes=asked["scopes"], method="post"
+        )
+        token = await machine.get_token(" ".join(asked["scopes"]))
+        assert (await machine.call(token, "/metrics")).status_code == 200
+
+
+def test_lines_are_json_by_the_configuration_that_is_shown() -> None:
+    """The file does what the page says, also for the lines of others."""
+    (block,) = blocks(section(paper("docs/operations.md"), "The log"), "json")
+    program = (
+        "import logging.config, json\n"
+        f"logging.config.dictConfig(json.loads({block!r}))\n"
+        "logging.getLogger('yourapp').warning('two of %d', 3)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stderr
+    members = json.loads(printed)
+    assert members.keys() == {"time", "level", "logger", "message"}
+    assert members["message"] == "two of 3"
 
 
 def test_the_pages_name_both_files() -> None:

@@ -206,6 +206,20 @@ def test_storage_without_metrics_counts_nothing(database: Database[Any]) -> None
     assert queue._metrics is None
 
 
+def test_the_command_line_leaves_nothing_where_workers_count(
+    mongo_url: str, database_name: str, tmp_path: Path
+) -> None:
+    """It may run beside them, with their environment, as often as it likes."""
+    environment = {
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+        "MONGODB_URL": mongo_url,
+        "MONGODB_DB": database_name,
+    }
+    command = [sys.executable, "-m", "oauth2_m2m", "keys", "list", "--json"]
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 WORKER = """
 import sys
 from _oauth2_m2m.metrics import Queue, new_metrics
