@@ -12,7 +12,7 @@ pipenv := VIRTUAL_ENV="$(CURDIR)/.venv" PIPENV_PIPFILE="$(CURDIR)/Pipfile" PIPEN
 	.venv/bin/pipenv
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test faults check format lock bench clean
+.PHONY: help serve test faults screenshots check format lock bench clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -26,6 +26,9 @@ test: $(INSTALLED) $(NODE_PACKAGES) ## Run the whole test suite against a real M
 faults: $(INSTALLED) ## Harm the service and its database in every way, for hours (SEEDS, OPERATIONS, ONLY)
 	@.venv/bin/python -m tests.faults $(ONLY) --seeds $(or $(SEEDS),3) --rounds $(or $(ROUNDS),5) \
 		--operations $(or $(OPERATIONS),100000)
+
+screenshots: $(INSTALLED) ## Take the pictures of docs/images anew, by Chromium
+	SCREENSHOTS=1 .venv/bin/python -m pytest -q --numprocesses=0 tests/browser/test_docs.py
 
 check: $(INSTALLED) ## Check format, lint and types
 	.venv/bin/ruff format --check

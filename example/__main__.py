@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -45,7 +46,12 @@ TOKEN=$(field access_token <<< "$ANSWER")
 curl -sS -w '\n' $API/protected -H "Authorization: Bearer $TOKEN"
 curl -sS -w '\n' $API/admin-only -H "Authorization: Bearer $TOKEN"
 
-Or open http://{host}:{port}/docs in a browser. Ctrl-C stops what was started here.
+Or open http://{host}:{port}/docs in a browser. To look behind it, paste this into another terminal:
+
+{variables}{python} -m oauth2_m2m doctor
+{python} -m oauth2_m2m --help
+
+Ctrl-C stops what was started here.
 """
 
 
@@ -54,13 +60,28 @@ class Unusable(Exception):
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says what to type once the app answers."""
+    """uvicorn, which says what to type once the app answers.
+
+    Args:
+        config: what to serve.
+        variables: what the command line needs to find the database, as lines for a shell.
+    """
+
+    def __init__(self, config: uvicorn.Config, variables: str) -> None:
+        super().__init__(config)
+        self._variables = variables
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as usual, then print the instructions below uvicorn's own lines."""
         await super().startup(sockets)
         if self.started:
-            print(INSTRUCTIONS.format(host=self.config.host, port=self.config.port), flush=True)
+            instructions = INSTRUCTIONS.format(
+                host=self.config.host,
+                port=self.config.port,
+                variables=self._variables,
+                python=shlex.quote(sys.executable),
+            )
+            print(instructions, flush=True)
 
 
 def main() -> None:
@@ -73,9 +94,10 @@ def main() -> None:
         port, mongodb_port = _port("PORT", 8000), _port("MONGODB_PORT", 27017)
         data_directory = Path(os.environ.get("DATA_DIRECTORY", DATA_DIRECTORY))
         with _listening(port) as listener, running_mongodb(data_directory, mongodb_port) as url:
+            variables = _variables(url)
             os.environ["MONGODB_URL"] = url  # where the app looks
             asyncio.run(_prepare_demo(url, port))
-            server = Server(uvicorn.Config("example.main:app", host=HOST, port=port))
+            server = Server(uvicorn.Config("example.main:app", host=HOST, port=port), variables)
             server.run(sockets=[listener])
             if not server.started:
                 raise Unusable("the app did not start: its own lines above say why")
@@ -92,6 +114,11 @@ def _port(variable: str, default: int) -> int:
     if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
         return int(text)
     raise Unusable(f"{variable} is {text!r}: set it to a number from 1 to 65535")
+
+
+def _variables(url: str) -> str:
+    """What another terminal needs to find the database. A URL that was set may hold a password."""
+    return "" if "MONGODB_URL" in os.environ else f"export MONGODB_URL={url}\n"
 
 
 def _listening(port: int) -> socket.socket:

@@ -53,6 +53,11 @@ class Service:
                 return text[text.index("\nAPI=") : text.rindex("\nOr open")]
         pytest.fail("".join(self.output))
 
+    def other_terminal(self) -> str:
+        """The lines to paste into another terminal, once `instructions` were read."""
+        text = "".join(self.output)
+        return text[text.index("another terminal:") : text.rindex("Ctrl-C")].partition("\n")[2]
+
     def stop(self, number: signal.Signals) -> int:
         """The exit code after this signal; nothing is left running."""
         self.process.send_signal(number)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Mapping
 from email.parser import Parser
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -78,8 +80,10 @@ assert all(route.access is not RouteAccess.OPEN for route in m2m.routes(app))
 """
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def run(
+    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +130,7 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in packages} == {"oauth2_m2m", "_oauth2_m2m"}
     assert {name for name in packages if name.startswith("oauth2_m2m/")} == {
         "oauth2_m2m/__init__.py",
+        "oauth2_m2m/__main__.py",
         "oauth2_m2m/py.typed",
     }
     assert "_oauth2_m2m/py.typed" in packages
@@ -141,6 +146,34 @@ def test_a_users_program_runs(empty_environment: Path, tmp_path: Path) -> None:
     result = run(empty_environment, "-W", "error", "-c", look, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()).is_relative_to(empty_environment.parents[1])
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_the_command_line_is_installed(empty_environment: Path, tmp_path: Path, how: str) -> None:
+    """`oauth2-m2m` and `python -m oauth2_m2m` are one command, with the exit codes of the page."""
+    script = [empty_environment.with_name("oauth2-m2m")]
+    command = script if how == "script" else [empty_environment, "-W", "error", "-m", "oauth2_m2m"]
+    helped = run(*command, "--help", cwd=tmp_path)
+    assert helped.returncode == 0, helped.stderr
+    for group in ("clients", "config", "doctor", "keys", "secrets", "tokens"):
+        assert group in helped.stdout
+    assert "Usage: oauth2-m2m" in helped.stdout
+    assert run(*command, "no-such-command", cwd=tmp_path).returncode == 2
+
+
+def test_a_shell_completes_the_command_line(empty_environment: Path, tmp_path: Path) -> None:
+    """The script that is installed names commands, and the options of each."""
+    script = empty_environment.with_name("oauth2-m2m")
+    for words, expected in [("ke", "keys"), ("tokens in", "inspect"), ("doctor --fa", "--fail-on")]:
+        line = f"oauth2-m2m {words}"
+        environment = {
+            **os.environ,
+            "_OAUTH2_M2M_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words.split())),
+        }
+        completed = run(script, cwd=tmp_path, env=environment)
+        assert completed.stdout.split() == [expected], completed.stderr
 
 
 def test_a_users_program_passes_the_strict_type_check(

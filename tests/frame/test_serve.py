@@ -57,6 +57,24 @@ def test_the_printed_lines_work_and_so_does_a_second_start(environment: dict[str
         assert not is_open(environment["MONGODB_PORT"])
 
 
+def test_the_command_line_finds_the_database_that_was_started(environment: dict[str, str]) -> None:
+    """The lines for another terminal work as pasted, from any folder."""
+    with serving(environment) as service:
+        service.instructions()
+        lines = service.other_terminal()
+        shell = subprocess.run(
+            ["bash", "-eu"],
+            input=lines,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert shell.returncode == 0, shell.stderr
+        assert "plain-http-issuer" in shell.stdout
+        assert "Usage: oauth2-m2m" in shell.stdout
+
+
 def test_standard_clients_find_what_is_served_on_any_port(environment: dict[str, str]) -> None:
     """The issuer is the address that is served now, unless somebody named one elsewhere."""
     for port in (environment["PORT"], str(free_port())):
