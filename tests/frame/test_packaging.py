@@ -135,7 +135,7 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path) -> None:
     }
     assert "_oauth2_m2m/py.typed" in packages
     rooms = {str(path.relative_to(ROOT)) for path in (ROOT / "_oauth2_m2m").rglob("*.py")}
-    assert rooms <= packages
+    assert rooms - packages == {"_oauth2_m2m/cli/__main__.py"}  # which is the door's by now
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
