@@ -119,6 +119,10 @@ class AuditLog:
         """Keep addresses as the settings say, from now on."""
         self._addresses = addresses_from(settings)
 
+    def kept_address(self, ip: str) -> str:
+        """A caller's address, in the form in which addresses are kept."""
+        return self._addresses.kept(ip)
+
     def record(
         self,
         event: Event,

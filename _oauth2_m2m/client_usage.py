@@ -102,11 +102,15 @@ class ClientUsage:
     Args:
         storage: the database.
         tell: what else is to know when clients were last here; called with every write.
+        kept: the form in which an address is kept; else as it is.
     """
 
-    def __init__(self, storage: Storage, tell: Tell) -> None:
+    def __init__(
+        self, storage: Storage, tell: Tell, kept: Callable[[str], str] | None = None
+    ) -> None:
         self._usage = storage.collection("client_usage")
         self._tell = tell
+        self._kept = kept or str
         self._pending: dict[_Key, _Pending] = {}
         self._noted: Newest[object, datetime] = Newest(_MOST_REMEMBERED)
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
@@ -190,7 +194,7 @@ class ClientUsage:
                 if len(self._pending) >= _MOST_PENDING:
                     return  # the database is away, and this will be noted again
                 pending = self._pending[key] = _Pending(now, now)
-            pending.note(now, ip)
+            pending.note(now, ip and self._kept(ip))
         self._wake()
 
     def _wake(self) -> None:

@@ -73,7 +73,7 @@ class Clients:
         self._revocation = revocation
         self._checker = checker
         #: What clients really use.
-        self.used = ClientUsage(storage, self._note_last_uses)
+        self.used = ClientUsage(storage, self._note_last_uses, audit.kept_address)
         self._find = storage.queue(Queue.CLIENTS, self.find_all)
         self._remembered: Newest[str, tuple[float, Client]] = Newest(_MOST_REMEMBERED)
 

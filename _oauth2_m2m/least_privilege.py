@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import ip_network
 from typing import Literal
 
 from _oauth2_m2m.client_documents import Client
@@ -125,9 +126,19 @@ def _networks(client: Client, used: _Recent) -> Iterable[Superfluous]:
     if client.allowed_networks or not 0 < len(addresses) < MOST_ADDRESSES:
         return
     words = sorted(addresses)
+    if not all(map(_is_network, words)):
+        return  # they are kept as hashes, or came over a socket
     why = f"it may come from anywhere, and came from {', '.join(words)} alone"
     options = " ".join(f"--network {address}" for address in words)
     yield _found(client, "networks", "", why, f"clients update {{id}} {options}")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _found(client: Client, what: Part, name: str, why: str, how: str) -> Superfluous:

@@ -131,7 +131,7 @@ async def rotate_under_load(url: str, shell: Shell, seconds: float) -> tuple[Cou
     Args:
         url: where the workers are.
         shell: the operator's.
-        seconds: how long the machines work in all.
+        seconds: how long the machines work in all, beside what the commands take.
 
     Returns:
         What came of it, and how the old secret is answered in the end.
@@ -139,28 +139,28 @@ async def rotate_under_load(url: str, shell: Shell, seconds: float) -> tuple[Cou
     created = json.loads(await shell.run("clients", "create", CLIENT, "--scope", "read", "--json"))
     fleet, began = Fleet(url, created["client_secret"]), time.monotonic()
 
-    async def until(share: float) -> None:
-        await asyncio.sleep(began + share * seconds - time.monotonic())
+    async def going_on(share: float) -> None:
+        await asyncio.sleep(share * seconds)
         shell.say(f"--- {time.monotonic() - began:.0f} s: {fleet.counts}\n")
 
     async with asyncio.TaskGroup() as machines:
         for number in range(MACHINES):
             machines.create_task(fleet.work(number))
         try:
-            await until(0.15)
+            await going_on(0.15)
             rotated = json.loads(
                 await shell.run("secrets", "rotate", CLIENT, "--label", "2030", "--json")
             )
             for number in range(MACHINES):
-                await until(0.2 + 0.4 * number / MACHINES)
+                await going_on(0.4 / MACHINES)
                 fleet.switch(number, rotated["client_secret"])
                 shell.say(f"machine 127.0.0.{number + 11} has the new secret\n")
                 if number == MACHINES // 2:
                     await shell.run("secrets", "list", CLIENT)
-            await until(0.8)
+            await going_on(0.25)
             await shell.run("secrets", "list", CLIENT)
             await shell.run("secrets", "retire", CLIENT, created["secret_id"], "--yes")
-            await until(1.0)
+            await going_on(0.2)
         finally:
             fleet.stopped.set()
     await shell.run("secrets", "list", CLIENT)

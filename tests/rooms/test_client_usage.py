@@ -100,6 +100,17 @@ async def test_first_and_last_use_and_where_from_are_kept(
     assert set(use.addresses) == {HERE, THERE}
 
 
+async def test_addresses_are_kept_in_the_form_that_is_asked_for(
+    storage: Storage, told: Told
+) -> None:
+    """What the audit log is not to know stands here neither."""
+    room = ClientUsage(storage, told, lambda ip: f"hidden {ip[-1]}")
+    room.note_login("a", NOW, HERE)
+    room.note_login("a", NOW, None, "one")
+    await room.drain()
+    assert [list(use.addresses) for use in await room.of("a")] == [["hidden 1"], []]
+
+
 async def test_so_many_addresses_are_kept(usage: ClientUsage, database: Database[Any]) -> None:
     """The latest ones: a secret that goes round the world fills no document."""
     for number in range(3 * MOST_ADDRESSES):

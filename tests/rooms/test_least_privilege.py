@@ -91,6 +91,23 @@ def test_a_secret_that_others_took_over_from_could_go() -> None:
     assert found(*BOTH, used(Used.SECRET, "new"), secrets=[ended, new]) == []
 
 
+@pytest.mark.parametrize(
+    ("address", "proposed"),
+    [("192.0.2.7", True), ("192.0.2.0/24", True), ("hmac:x", False), ("unknown", False)],
+)
+def test_only_what_is_a_network_is_proposed_as_one(address: str, proposed: bool) -> None:
+    """By setting, addresses are kept as networks or as hashes of them."""
+    here = Use(
+        kind=Used.CLIENT,
+        name="",
+        first_used_at=RECENTLY,
+        last_used_at=RECENTLY,
+        addresses={address: RECENTLY},
+    )
+    found_networks = [("networks", "")] if proposed else []
+    assert found(here, *BOTH[1:], allowed_networks=[]) == found_networks
+
+
 def test_nothing_is_said_before_it_was_watched_long_enough() -> None:
     """What runs once a quarter is not unused: neither a young client nor a young log is judged."""
     assert found(since=RECENTLY) == []
