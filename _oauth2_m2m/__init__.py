@@ -12,6 +12,7 @@ ORDER: tuple[str, ...] = (
     "tracing",
     "metrics",
     "callers",
+    "windows",
     "scopes",
     "roles",
     "config",
@@ -82,5 +83,6 @@ ORDER: tuple[str, ...] = (
     "app_routes",
     "predicting",
     "resource_server",
+    "testing",
     "cli",
 )

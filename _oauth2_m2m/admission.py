@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,11 +32,11 @@ from _oauth2_m2m.rate_limits import (
     RateLimits,
     check_place,
     failure_bucket,
-    window_key,
 )
 from _oauth2_m2m.revocation import Question, Revocation
 from _oauth2_m2m.rules import Flow, facts_of
 from _oauth2_m2m.storage import Document, Storage
+from _oauth2_m2m.windows import Limits, Window, budget, exceeded, seconds_left, window_key
 
 _NOTHING_PRESENTED = failure_bucket("")
 
@@ -96,9 +96,9 @@ class Attempt:
         """The window that a failure counts in."""
         return window_key(self.bucket, self.caller.network, self.now)
 
-    def budget_key(self, client_id: str) -> str:
-        """The window that everything counts in that a client does from this address."""
-        return window_key(client_id, self.caller.network, self.now)
+    def budget(self, client_id: str, limits: Limits) -> Sequence[Window]:
+        """The windows that everything counts in that a client does from this address."""
+        return budget(client_id, self.caller.network, limits, self.now)
 
     def proves(self, client_id: str, jti: str | None = None) -> None:
         """Note that the request has proved to be a client's: what is refused now is permission."""
@@ -137,9 +137,10 @@ class Admission:
         if self._metrics is not None:
             self._metrics.refusals.begin(*REFUSALS)
         self._open = storage.queue(
-            Queue.AUTHENTICATION, together(clients.find_all, limits.look_up_all, limits.take_all)
+            Queue.AUTHENTICATION, together(clients.find_all, limits.look_up_all, limits.take_each)
         )
-        self._check = storage.queue(Queue.CHECK, together(revocation.find_all, limits.take_all))
+        self._check = storage.queue(Queue.CHECK, together(revocation.find_all, limits.take_each))
+        self._charge = storage.queue(Queue.BUDGETS, limits.take_each)
 
     async def check_failures(self, attempt: Attempt) -> None:
         """Refuse, before any secret is looked at, when the window of failures is full.
@@ -152,40 +153,43 @@ class Admission:
             check_place(await self._limits.taken(key) + 1, attempt.limit, key, attempt.now)
 
     async def open(
-        self, attempt: Attempt, client_id: str, *, expected: bool
-    ) -> tuple[Document | None, int | None]:
+        self, attempt: Attempt, client_id: str, *, expected: Limits | None
+    ) -> tuple[Document | None, Sequence[int] | None]:
         """Begin the authentication of a client: all that it needs of the database, in one round.
 
         Args:
             attempt: the request.
             client_id: the client that it says it is.
-            expected: whether its secret was found right a moment ago, so that the place in the
-                budget is best taken at once. Whoever is refused after all gives it back.
+            expected: its limits, when its secret was found right a moment ago, so that its places
+                are best taken at once. Whoever is refused after all gives them back.
 
         Returns:
-            The client's document, if there is one, and the place, if it was taken.
+            The client's document, if there is one, and the places, if they were taken.
 
         Raises:
             RateLimitExceeded: before any secret is looked at, the window of failures is full.
         """
-        key, budget = attempt.failure_key(), attempt.budget_key(client_id)
-        document, taken, place = await self._open.ask((
-            client_id,
-            key if attempt.limit else None,
-            (budget, attempt.now) if expected else None,
-        ))  # fmt: skip
+        key = attempt.failure_key()
+        windows = attempt.budget(client_id, expected) if expected else None
+        question = (client_id, key if attempt.limit else None, windows)
+        document, taken, places = await self._open.ask(question)
         if attempt.limit and taken >= attempt.limit:
-            await self.give_back(attempt, client_id, place)
+            if windows:
+                await self.give_back(windows)
             check_place(taken + 1, attempt.limit, key, attempt.now)
-        return document, place
+        return document, places
 
-    async def give_back(self, attempt: Attempt, client_id: str, place: int | None) -> None:
-        """Take no place of the budget after all."""
-        if place is not None:
-            await self._limits.give_back(attempt.budget_key(client_id))
+    async def give_back(self, windows: Sequence[Window]) -> None:
+        """Take no places of the budget after all."""
+        if windows:
+            await self._limits.give_back(windows)
 
     async def charge(
-        self, attempt: Attempt, client: Client, settings: Settings, place: int | None = None
+        self,
+        attempt: Attempt,
+        client: Client,
+        settings: Settings,
+        places: Sequence[int] | None = None,
     ) -> None:
         """Let an authenticated client through on its own budget.
 
@@ -193,35 +197,69 @@ class Admission:
             attempt: the request.
             client: the client that it has proved to be.
             settings: the settings of this moment.
-            place: its place in the budget, if that was taken already.
+            places: its places in the budget, if they were taken already.
 
         Raises:
             RateLimitExceeded: it is used up.
         """
         attempt.client_id, attempt.authenticated = client.client_id, True
         tracing.note(client_id=client.client_id)
-        limit = client.limit(settings)
-        if limit:
-            key = attempt.budget_key(client.client_id)
-            place = place or await self._limits.take(key, attempt.now)
-            check_place(place, limit, key, attempt.now, client.client_id)
+        windows = attempt.budget(client.client_id, client.limits(settings))
+        if windows:
+            places = places or await self._charge.ask(windows)
+            await self._let_through(attempt, client, windows, places)
 
-    async def check(self, attempt: Attempt, question: Question, client: Client, limit: int) -> bool:
-        """Whether a token is revoked; one that is not takes a place in its client's budget.
+    async def check(
+        self, attempt: Attempt, question: Question, client: Client, windows: Sequence[Window]
+    ) -> bool:
+        """Whether a token is revoked; one that is not takes its places in its client's budget.
 
         Both are asked at once, in one round.
 
         Raises:
             RateLimitExceeded: the token is good, but the budget is used up.
         """
-        key = attempt.budget_key(client.client_id)
-        place_wanted = (key, attempt.now) if limit else None
-        revoked, place = await self._check.ask((question, place_wanted))
+        revoked, places = await self._check.ask((question, windows or None))
         if revoked:  # a dead token is no claim on the budget
-            await self.give_back(attempt, client.client_id, place)
+            await self.give_back(windows)
             return True
-        check_place(place, limit, key, attempt.now, client.client_id)
+        if windows:
+            await self._let_through(attempt, client, windows, places)
         return False
+
+    async def _let_through(
+        self, attempt: Attempt, client: Client, windows: Sequence[Window], places: Sequence[int]
+    ) -> None:
+        """Refuse a request that has a place beyond a limit.
+
+        Minutes count what comes, quotas what is let through: so who is refused, for whichever
+        window, has used up no quota.
+
+        Raises:
+            RateLimitExceeded: it has. The window is the longest of those that refuse it.
+        """
+        full = exceeded(windows, places)
+        refusing = [window for window in full if not window.observes]
+        if refusing:
+            await self.give_back([window for window in windows if window.is_quota])
+            last = refusing[-1]
+            wait = seconds_left(last.period, attempt.now)
+            raise RateLimitExceeded(last.key, last.limit, wait, client.client_id, str(last.period))
+        for window in full:
+            self._observe(attempt, client, window)
+
+    def _observe(self, attempt: Attempt, client: Client, window: Window) -> None:
+        """Have a request recorded that a quota would have refused; it waits for nothing."""
+        first = refusal_document(
+            attempt.now,
+            attempt.caller,
+            client.client_id,
+            window.limit,
+            period=str(window.period),
+            observed=True,
+        )
+        with suppress(TemporarilyUnavailable):
+            self._audit.refused(window.observed_key, first)
 
     @asynccontextmanager
     async def settling(self, attempt: Attempt) -> AsyncIterator[None]:
@@ -255,7 +293,12 @@ class Admission:
             key = self._audit.kept_key(error.key, attempt.caller.network)
             error.error_id = _shared_id(attempt.ids_from, key)
             first = refusal_document(
-                attempt.now, attempt.caller, error.client_id, error.limit, _refusal(attempt, error)
+                attempt.now,
+                attempt.caller,
+                error.client_id,
+                error.limit,
+                _refusal(attempt, error),
+                period=error.period,
             )
             await self._audit.refused(key, first)
         else:
@@ -272,7 +315,7 @@ class Admission:
 
     async def drain(self) -> None:
         """Wait until everything counted so far is written."""
-        await asyncio.gather(self._open.drain(), self._check.drain())
+        await asyncio.gather(self._open.drain(), self._check.drain(), self._charge.drain())
 
     async def _count_failure(self, attempt: Attempt, error: OAuth2Error) -> OAuth2Error:
         if not attempt.limit:

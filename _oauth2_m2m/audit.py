@@ -29,6 +29,7 @@ from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.rules import Facts, Flow
 from _oauth2_m2m.storage import Document, Storage
+from _oauth2_m2m.windows import Period, seconds_left
 
 _LONGEST_CLIENT_ID = 128
 _LONGEST_REASON = 300
@@ -38,7 +39,8 @@ SIGNED_WITHIN_SECONDS = 60.0
 #: At the end of a process nobody waits longer for the last one.
 LAST_CHECKPOINT_SECONDS = 3.0
 #: A minute's refusals are counted for so long after the first of them, and then sealed: two
-#: minutes are for requests that took their time, and for clocks.
+#: minutes are for requests that took their time, and for clocks. Those of a quota, for so long
+#: after the end of their hour or day.
 COUNTED_FOR = timedelta(minutes=3)
 #: One checkpoint seals so many of them.
 MOST_COUNTED = 500
@@ -150,19 +152,24 @@ class AuditLog:
         return self._insert.ask(document)
 
     def kept_key(self, key: str, network: str) -> str:
-        """A rate limit's key, `<who>:<network>:<minute>`, with the network as it may be kept."""
-        before, _, minute = key.rpartition(":")
-        return f"{before.removesuffix(network)}{self._addresses.kept(network)}:{minute}"
+        """A rate limit's key, `<who>:<network>:<minute>`, with the network as it may be kept.
 
-    async def refused(self, key: str, first: Document) -> None:
-        """Count one refusal over a limit: one record for a key and minute, however many.
+        The key of a quota names none.
+        """
+        before, _, window = key.rpartition(":")
+        if not before.endswith(f":{network}"):
+            return key
+        return f"{before.removesuffix(network)}{self._addresses.kept(network)}:{window}"
+
+    def refused(self, key: str, first: Document) -> Awaitable[None]:
+        """Count one refusal over a limit: one record for a key and window, however many.
 
         Args:
-            key: the rate limit's key, minute included; see `kept_key`.
-            first: the record to write when this refusal is the first of its minute.
+            key: the rate limit's key, window included; see `kept_key`.
+            first: the record to write when this refusal is the first of its window.
         """
         identity = f"{Event.RATE_LIMIT_EXCEEDED}:{key}"
-        await self._count.ask((identity, self._with_kept_address(first)))
+        return self._count.ask((identity, self._with_kept_address(first)))
 
     async def drain(self) -> None:
         """Wait until everything recorded so far is written, and signed if the database answers."""
@@ -206,8 +213,13 @@ class AuditLog:
                 return own
 
     async def _close_counts(self, now: datetime) -> list[Document]:
-        """Records of minutes that are over, whoever counted in them; nobody does from now on."""
-        over = {"sealed": {"$lte": COUNTING}, "timestamp": {"$lt": now - COUNTED_FOR}}
+        """Records of windows that are over, whoever counted in them; nobody does from now on."""
+        past = now - COUNTED_FOR
+        over = {
+            "sealed": {"$lte": COUNTING},
+            "timestamp": {"$lt": past},
+            "counted_until": {"$not": {"$gte": past}},  # only quotas have it
+        }
         found = await self._records.page(over, "sealed", MOST_COUNTED, fields=["_id"])
         await self._change_counts(found, COUNTING, CLOSED)
         names = [each["_id"] for each in found]
@@ -348,11 +360,31 @@ def refusal_document(
     client_id: str | None,
     limit: int,
     refusal: Document | None = None,
+    *,
+    period: str = "minute",
+    observed: bool = False,
 ) -> Document:
-    """The record of a minute's refusals, as its first refusal writes it."""
-    reason = f"more than {limit} requests in a minute"
+    """The record of a window's refusals, as its first refusal writes it.
+
+    Args:
+        now: when.
+        caller: who asked.
+        client_id: whose budget it is, when it is a client's.
+        limit: what was exceeded.
+        refusal: what else is to be kept of it, as `refusal_fields` gives it.
+        period: how long the window is: `minute`, `hour` or `day`.
+        observed: whether those requests were let through, since quotas are only observed.
+    """
+    reason = f"more than {limit} requests in {'an' if period == 'hour' else 'a'} {period}"
+    more = dict(refusal or {})
+    if observed:
+        reason += ", let through since quotas are only observed"
+        more["observed"] = True
+    window = Period[period.upper()]
+    if window is not Period.MINUTE:
+        more["counted_until"] = now + timedelta(seconds=seconds_left(window, now))
     document = _document(Event.RATE_LIMIT_EXCEEDED, now, caller, client_id, reason, None)
-    return {**document, **(refusal or {})}
+    return {**document, **more}
 
 
 def refusal_fields(error: OAuth2Error, flow: Flow, facts: Facts) -> Document:

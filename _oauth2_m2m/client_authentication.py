@@ -46,6 +46,7 @@ from _oauth2_m2m.newest import Newest
 from _oauth2_m2m.rules import Broken, Rule
 from _oauth2_m2m.single_use import SingleUse
 from _oauth2_m2m.storage import Document, Storage
+from _oauth2_m2m.windows import Limits
 
 #: A stand-in of the right length, so that a hopeless secret costs what any other does.
 _HOPELESS = "x" * 32
@@ -204,7 +205,7 @@ class ClientAuthentication:
         self._keys = keys
         self._used_assertions = SingleUse(storage, "used_assertions")
         self._tag_key = secrets.token_bytes(32)
-        self._expected: Newest[bytes, None] = Newest(_MOST_EXPECTED)
+        self._expected: Newest[bytes, Limits] = Newest(_MOST_EXPECTED)
 
     async def prepare(self) -> None:
         """Make the index."""
@@ -214,24 +215,24 @@ class ClientAuthentication:
         """Wait until every assertion that was used is written down as used."""
         await self._used_assertions.drain()
 
-    def expects(self, presented: Presented) -> bool:
-        """Whether this secret was good when it was seen here last.
+    def expects(self, presented: Presented) -> Limits | None:
+        """The limits of the client whose secret this is, if it was good when it was seen last.
 
         It is a guess, to ask the database for more at once, and never the answer. No assertion is
         expected: to expect the next one of a client that was just here would tell by the time of a
         refusal who that is.
         """
-        return presented.assertion is None and self._tag(presented) in self._expected
+        return None if presented.assertion is not None else self._expected.get(self._tag(presented))
 
-    def expect(self, presented: Presented, good: bool) -> None:
-        """Learn whether a secret was good."""
+    def expect(self, presented: Presented, limits: Limits | None) -> None:
+        """Learn that a secret was good, and what its client's limits are; or forget it."""
         if presented.assertion is not None:
             return
         tag = self._tag(presented)
-        if good:
-            self._expected[tag] = None
-        else:
+        if limits is None:
             self._expected.pop(tag, None)
+        else:
+            self._expected[tag] = limits
 
     async def authenticate(
         self,

@@ -19,6 +19,8 @@ class ClientFields(TypedDict, total=False):
     name: str | None
     access_token_expire_minutes: int | None
     max_requests_per_minute: int | None
+    max_requests_per_hour: int | None
+    max_requests_per_day: int | None
     allowed_networks: Sequence[str] | None
     grant_types: Collection[str] | None
     issue_refresh_tokens: bool | None

@@ -24,6 +24,7 @@ from _oauth2_m2m.resources import is_resource
 from _oauth2_m2m.scopes import LONGEST_SCOPE, Scope, format_scope, is_scope_token
 from _oauth2_m2m.signatures import VerifyingKey
 from _oauth2_m2m.storage import as_utc
+from _oauth2_m2m.windows import Limits
 
 MOST_SECRETS = 20
 MOST_SCOPES = 200
@@ -59,6 +60,7 @@ class Client:
         disabled: whether it is refused everywhere.
         access_token_lifetime: its own lifetime of access tokens, or `None` for the setting's.
         max_requests_per_minute: its own limit, or `None` for the setting's; 0 switches it off.
+        max_requests_per_hour, max_requests_per_day: so with its own quotas.
         allowed_networks: where it may authenticate from; empty means anywhere.
         grant_types: the grants that it may use, or `None` for all.
         issue_refresh_tokens: its own choice, or `None` for the setting's.
@@ -78,6 +80,8 @@ class Client:
     disabled: bool = False
     access_token_lifetime: timedelta | None = None
     max_requests_per_minute: int | None = None
+    max_requests_per_hour: int | None = None
+    max_requests_per_day: int | None = None
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     grant_types: frozenset[str] | None = None
     issue_refresh_tokens: bool | None = None
@@ -91,10 +95,16 @@ class Client:
     jwks_uri: str | None = None
     secrets: tuple[StoredSecret, ...] = field(default=(), repr=False)
 
-    def limit(self, settings: Settings) -> int:
-        """How many requests a minute it may make from one address; 0 for any number."""
-        own = self.max_requests_per_minute
-        return settings.max_requests_per_minute if own is None else own
+    def limits(self, settings: Settings) -> Limits:
+        """How many requests it may make: its own numbers, else the settings'."""
+        minute, hour = self.max_requests_per_minute, self.max_requests_per_hour
+        day = self.max_requests_per_day
+        return Limits(
+            settings.max_requests_per_minute if minute is None else minute,
+            settings.max_requests_per_hour if hour is None else hour,
+            settings.max_requests_per_day if day is None else day,
+            settings.observes_quotas,
+        )
 
     def live_secrets(self, now: datetime) -> list[str]:
         """The stored secrets that have not ended."""
@@ -202,6 +212,8 @@ def client_from(document: Mapping[str, Any]) -> Client:
         disabled=_boolean(document, "disabled") or False,
         access_token_lifetime=lifetime or None,
         max_requests_per_minute=_whole_number(document, "max_requests_per_minute", 0),
+        max_requests_per_hour=_whole_number(document, "max_requests_per_hour", 0),
+        max_requests_per_day=_whole_number(document, "max_requests_per_day", 0),
         allowed_networks=_networks(document),
         grant_types=None if grant_types is None else frozenset(grant_types),
         issue_refresh_tokens=_boolean(document, "issue_refresh_tokens"),

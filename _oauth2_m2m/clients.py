@@ -97,6 +97,8 @@ class Clients:
         name: str | None = None,
         access_token_expire_minutes: int | None = None,
         max_requests_per_minute: int | None = None,
+        max_requests_per_hour: int | None = None,
+        max_requests_per_day: int | None = None,
         allowed_networks: Sequence[str] = (),
         grant_types: Collection[str] | None = None,
         issue_refresh_tokens: bool | None = None,
@@ -117,6 +119,9 @@ class Clients:
             name: what people call it.
             access_token_expire_minutes: the lifetime of its access tokens; else the setting's.
             max_requests_per_minute: its own limit, 0 for none; else the setting's.
+            max_requests_per_hour: its own quota, over all addresses, 0 for none; else the
+                setting's.
+            max_requests_per_day: so with this one.
             allowed_networks: where it may authenticate from, such as `10.0.0.0/8`; else anywhere.
             grant_types: the grants that it may use, such as `client_credentials`; else all.
             issue_refresh_tokens: whether it gets refresh tokens; else as the setting says.
@@ -155,6 +160,8 @@ class Clients:
                     "name": name,
                     "access_token_expire_minutes": access_token_expire_minutes,
                     "max_requests_per_minute": max_requests_per_minute,
+                    "max_requests_per_hour": max_requests_per_hour,
+                    "max_requests_per_day": max_requests_per_day,
                     "allowed_networks": allowed_networks,
                     "grant_types": grant_types,
                     "issue_refresh_tokens": issue_refresh_tokens,

@@ -32,6 +32,7 @@ SAMPLE_KEYS = frozenset({
 })  # fmt: skip
 
 FAPI2 = "fapi2"
+OBSERVE = "observe"
 _DEVELOPMENT_ISSUER = "http://localhost:8000"
 #: Marks that end a client's tokens outlive them, whatever the settings said at their issue.
 LONGEST_ACCESS_TOKEN_LIFETIME = timedelta(hours=24)
@@ -68,6 +69,11 @@ class Settings:
     issue_refresh_tokens: bool
     #: Per client and address; 0 switches limits off.
     max_requests_per_minute: int
+    #: Quotas, per client over all addresses; 0 is no quota.
+    max_requests_per_hour: int
+    max_requests_per_day: int
+    #: `enforce`, or `observe`: a quota that is used up is noted, and refuses nothing.
+    quota_mode: str
     audit_retention: timedelta
     #: How callers' addresses are kept in the audit log: `whole`, `truncated` or `hashed`.
     audit_addresses: str
@@ -93,6 +99,11 @@ class Settings:
     def is_fapi2(self) -> bool:
         """Whether the profile is `fapi2`."""
         return self.profile == FAPI2
+
+    @property
+    def observes_quotas(self) -> bool:
+        """Whether quotas refuse nothing yet."""
+        return self.quota_mode == OBSERVE
 
     @property
     def foreign_algorithms(self) -> tuple[str, ...]:
@@ -222,6 +233,9 @@ def _settings(field: _Fields) -> Settings:
         max_requests_per_minute=field.read(
             "MAX_REQUESTS_PER_MINUTE", _number(0, _MOST_REQUESTS), 60
         ),
+        max_requests_per_hour=field.read("MAX_REQUESTS_PER_HOUR", _number(0, _MOST_REQUESTS), 0),
+        max_requests_per_day=field.read("MAX_REQUESTS_PER_DAY", _number(0, _MOST_REQUESTS), 0),
+        quota_mode=field.read("QUOTA_MODE", _one_of("enforce", OBSERVE), "enforce"),
         audit_retention=timedelta(
             days=field.read("AUDIT_RETENTION_DAYS", _number(1, _LONGEST_RETENTION_DAYS), 90)
         ),

@@ -339,27 +339,35 @@ class UseDPoPNonce(InvalidDPoPProof):
 
 
 class RateLimitExceeded(OAuth2Error):
-    """Too many requests in this minute. RFC 6585 section 4.
+    """Too many requests in this minute, hour or day. RFC 6585 section 4.
 
     Args:
         key: the counted key, for the audit log.
-        limit: how many requests a minute are admitted.
+        limit: how many requests are admitted in such a window.
         reset_seconds: seconds until the window ends, at least 1.
         client_id: whose budget it is, when it is a client's.
+        period: how long the window is: `minute`, `hour` or `day`.
     """
 
     error = "rate_limit_exceeded"
     status_code = 429
 
     def __init__(
-        self, key: str, limit: int, reset_seconds: int, client_id: str | None = None
+        self,
+        key: str,
+        limit: int,
+        reset_seconds: int,
+        client_id: str | None = None,
+        period: str = "minute",
     ) -> None:
         super().__init__(f"Rate limit exceeded: try again in {reset_seconds} s")
-        self.breaking(Rule.FAILURE_LIMIT if client_id is None else Rule.BUDGET, wanted=limit)
+        rule = Rule.FAILURE_LIMIT if client_id is None else Rule.BUDGET
+        self.breaking(rule, wanted=limit, period=period)
         self.key = key
         self.limit = limit
         self.reset_seconds = reset_seconds
         self.client_id = client_id
+        self.period = period
 
     def headers(self) -> dict[str, str]:
         """When to come back, and what the budget is (draft-ietf-httpapi-ratelimit-headers)."""

@@ -244,8 +244,10 @@ def _about(rule: Rule, facts: Facts, client: Client) -> list[str]:
             return [f"its role is {client.role}; the route asks for {wanted}"]
         case Rule.RESOURCE:
             return [f"it may ask for {' '.join(client.audience) or 'no resource'} besides AUDIENCE"]
-        case Rule.BUDGET if client.max_requests_per_minute is not None:
-            return [f"its own limit is {client.max_requests_per_minute} a minute"]
+        case Rule.BUDGET:
+            period = str(facts.get("period", "minute"))
+            own = getattr(client, f"max_requests_per_{period}", None)
+            return [] if own is None else [f"its own limit is {own} in one {period}"]
     return []
 
 

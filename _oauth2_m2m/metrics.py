@@ -47,6 +47,7 @@ class Queue(StrEnum):
     AUDIT = "audit"
     AUDIT_REFUSALS = "audit_refusals"
     AUTHENTICATION = "authentication"
+    BUDGETS = "budgets"
     CHECK = "check"
     CLIENTS = "clients"
     CONFIG = "config"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from starlette.requests import HTTPConnection
@@ -31,6 +32,7 @@ from _oauth2_m2m.revocation import Question
 from _oauth2_m2m.roles import has_role
 from _oauth2_m2m.rules import Rule
 from _oauth2_m2m.services import REQUEST_DEADLINE, Services
+from _oauth2_m2m.windows import Window
 
 _CHECKED = "oauth2_m2m.checked"
 
@@ -95,6 +97,19 @@ class ServerJudge:
         self._services.clients.used.note_call(token.client_id, datetime.now(UTC), None, (), role)
         return True
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Check and prepare everything at the start, and finish what was begun at the end.
+
+        Raises:
+            ConfigurationError: the start must not go on; the message says what to do.
+        """
+        await self._services.prepare()
+        try:
+            yield
+        finally:
+            await self._services.drain()
+
     async def _settled(self, request: HTTPConnection, check: Check) -> AccessToken:
         """Run a check within the time of a request, and settle whatever it refuses."""
         services = self._services
@@ -133,13 +148,13 @@ class ServerJudge:
         proof = None
         if token.jkt is not None:
             proof = self._read_proof(request, credentials, token.jkt, attempt, settings)
-        limit = client.limit(settings)
+        windows = attempt.budget(client.client_id, client.limits(settings))
         question = Question(token.marks(), credentials.token, settings.linearizable)
-        if await services.admission.check(attempt, question, client, limit):
+        if await services.admission.check(attempt, question, client, windows):
             services.reader.note_revoked(credentials.token)
             raise InvalidToken(detail="revoked").breaking(Rule.TOKEN_NOT_REVOKED)
         if proof is not None:
-            await self._use_proof(proof, token, attempt, settings, limit)
+            await self._use_proof(proof, token, attempt, settings, windows)
         return token
 
     def _read_proof(
@@ -171,7 +186,12 @@ class ServerJudge:
             raise ProofRefused(fault) from None
 
     async def _use_proof(
-        self, proof: Proof, token: AccessToken, attempt: Attempt, settings: Settings, limit: int
+        self,
+        proof: Proof,
+        token: AccessToken,
+        attempt: Attempt,
+        settings: Settings,
+        windows: Sequence[Window],
     ) -> None:
         """Use the proof up, once the request has its place: who is over the limit writes nothing.
 
@@ -186,7 +206,7 @@ class ServerJudge:
             attempt.proves(token.client_id, token.jti)
             raise ProofRefused(wanted) from None
         except InvalidDPoPProof as fault:
-            await self._services.admission.give_back(attempt, token.client_id, limit or None)
+            await self._services.admission.give_back(windows)
             raise ProofRefused(fault) from None
 
 

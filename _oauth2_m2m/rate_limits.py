@@ -1,7 +1,8 @@
 """Rate limits, exact over all workers. The collection `rate_limits`.
 
-One document for a key and minute. Requests that arrive together are counted with one `$inc`, and
-each takes its own place in the count: the first `limit` places of a minute are admitted.
+One document for a key and window: a minute, or the hour or day of a quota. Requests that arrive
+together are counted with one `$inc`, and each takes its own place in the count: the first `limit`
+places of a window are admitted.
 """
 
 from __future__ import annotations
@@ -10,40 +11,40 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from itertools import count
+from datetime import datetime, timedelta
+from itertools import chain, count
 from typing import NamedTuple
 
 from _oauth2_m2m.credentials import make_id
 from _oauth2_m2m.errors import RateLimitExceeded, TemporarilyUnavailable
 from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.storage import Document, Storage
+from _oauth2_m2m.windows import Period, Window, seconds_left
 
 #: Made-up client ids share this many documents for an address and minute.
 FAILURE_BUCKETS = 64
 #: The bucket of bad bearer tokens: the address alone.
 BAD_TOKENS = "~"
 
-#: So many windows of a batch are counted one by one, which takes one round instead of two.
-_FEW = 2
+#: So many windows of a batch are counted one by one, which takes one round instead of two: as many
+#: as a request has.
+_FEW = 3
 _KEPT = timedelta(days=1)
-_WINDOW_SECONDS = 60
 
 
-class _Window(NamedTuple):
+class _Counted(NamedTuple):
     """A key, and how many requests of a batch are to be counted in it."""
 
     key: str
     number: int
-    now: datetime
+    timestamp: datetime
 
     def update(self, name: str) -> list[Document]:
         """Count them, and note under a name how many had been counted before."""
         so_far = {"$ifNull": ["$count", 0]}
         return [{"$set": {
             "count": {"$add": [so_far, self.number]},
-            "timestamp": {"$ifNull": ["$timestamp", self.now]},
+            "timestamp": {"$ifNull": ["$timestamp", self.timestamp]},
             f"before.{name}": so_far,
         }}]  # fmt: skip
 
@@ -67,9 +68,9 @@ class RateLimits:
         """Count one request; the answer is its place in the window, from 1."""
         return self._take.ask((key, now))
 
-    def give_back(self, key: str) -> Awaitable[None]:
-        """Take one place back: the request turned out to be nobody's who may use this budget."""
-        return self._give.ask(key)
+    def give_back(self, windows: Sequence[Window]) -> Awaitable[None]:
+        """Take a request's places in these windows back: it is not to be counted after all."""
+        return self._give.ask([window.key for window in windows])
 
     def taken(self, key: str) -> Awaitable[int]:
         """How many requests the window has counted so far."""
@@ -82,7 +83,7 @@ class RateLimits:
     async def take_all(self, requests: Sequence[tuple[str, datetime]]) -> Sequence[int]:
         """Count a batch of requests, each a key and a moment; the place of each."""
         counts, moments = Counter(key for key, _ in requests), dict(requests)
-        windows = [_Window(key, number, moments[key]) for key, number in counts.items()]
+        windows = [_Counted(key, number, moments[key]) for key, number in counts.items()]
         before = await (
             self._count_one_by_one(windows)
             if len(windows) <= _FEW
@@ -93,20 +94,26 @@ class RateLimits:
         }
         return [next(places[key]) for key, _ in requests]
 
-    async def _count_one_by_one(self, windows: Sequence[_Window]) -> Sequence[int]:
+    async def take_each(self, requests: Sequence[Sequence[Window]]) -> Sequence[Sequence[int]]:
+        """Count a batch of requests, each in several windows; the places of each."""
+        taken = await self.take_all([(w.key, w.timestamp) for w in chain.from_iterable(requests)])
+        places = iter(taken)
+        return [[next(places) for _ in windows] for windows in requests]
+
+    async def _count_one_by_one(self, windows: Sequence[_Counted]) -> Sequence[int]:
         """How many were counted in each window before: one command for each, side by side."""
         return await asyncio.gather(*(self._count(window) for window in windows))
 
-    async def _count(self, window: _Window) -> int:
+    async def _count(self, window: _Counted) -> int:
         document = await self._counts.change(
             {"_id": window.key},
-            {"$inc": {"count": window.number}, "$setOnInsert": {"timestamp": window.now}},
+            {"$inc": {"count": window.number}, "$setOnInsert": {"timestamp": window.timestamp}},
             upsert=True,
             fields=["count"],
         )
         return int(document["count"]) - window.number if document else 0
 
-    async def _count_together(self, windows: Sequence[_Window]) -> Sequence[int]:
+    async def _count_together(self, windows: Sequence[_Counted]) -> Sequence[int]:
         """The same, in two commands for however many windows.
 
         One command that updates many documents returns none of them. So each window notes, under a
@@ -129,25 +136,17 @@ class RateLimits:
         except IndexError:
             return make_id(8)
 
-    async def _give_places(self, keys: Sequence[str]) -> Sequence[None]:
-        for key, n in Counter(keys).items():
-            await self._counts.change({"_id": key}, {"$inc": {"count": -n}}, fields=["_id"])
-        return [None] * len(keys)
+    async def _give_places(self, requests: Sequence[Sequence[str]]) -> Sequence[None]:
+        counts = Counter(chain.from_iterable(requests))
+        changes = [({"_id": key}, {"$inc": {"count": -n}}) for key, n in counts.items()]
+        await self._counts.upsert(changes, make=False)
+        return [None] * len(requests)
 
     async def look_up_all(self, keys: Sequence[str]) -> Sequence[int]:
         """How many requests each window of a batch has counted so far."""
         found = await self._counts.find({"_id": {"$in": list(set(keys))}}, ["count"])
         counts = {document["_id"]: int(document["count"]) for document in found}
         return [counts.get(key, 0) for key in keys]
-
-
-def window_key(name: str, network: str, now: datetime) -> str:
-    """The window of this minute: of a client or a bucket of failures, at an address.
-
-    No client id begins with `~` as buckets do, so nobody's budget is touched by whoever cannot
-    prove to be them.
-    """
-    return f"{name}:{network}:{_minute(now)}"
 
 
 def failure_bucket(presented: str) -> str:
@@ -158,23 +157,10 @@ def failure_bucket(presented: str) -> str:
 def check_place(
     place: int, limit: int, key: str, now: datetime, client_id: str | None = None
 ) -> None:
-    """Admit the first `limit` places of a window; a limit of 0 admits all.
+    """Admit the first `limit` places of a minute; a limit of 0 admits all.
 
     Raises:
         RateLimitExceeded: the place lies beyond the limit.
     """
     if limit and place > limit:
-        raise RateLimitExceeded(key, limit, _seconds_left(now), client_id)
-
-
-def _minute(now: datetime) -> str:
-    return _minute_text(int(now.timestamp() // _WINDOW_SECONDS))
-
-
-@lru_cache(maxsize=8)
-def _minute_text(minute: int) -> str:
-    return datetime.fromtimestamp(minute * _WINDOW_SECONDS, UTC).strftime("%Y%m%d%H%M")
-
-
-def _seconds_left(now: datetime) -> int:
-    return _WINDOW_SECONDS - now.second
+        raise RateLimitExceeded(key, limit, seconds_left(Period.MINUTE, now), client_id)

@@ -28,7 +28,7 @@ SAYS: Mapping[Rule, str] = {
     Rule.ASSERTION_SIGNATURE: "the assertion is signed by one of the client's keys",
     Rule.ASSERTION_CLAIMS: "the assertion is the client's, for this server, and for now",
     Rule.ASSERTION_UNUSED: "the assertion was not used before",
-    Rule.BUDGET: "the client has requests left in this minute",
+    Rule.BUDGET: "the client has requests left in this minute, hour and day",
     Rule.PROOF_SENT: "a DPoP proof is sent",
     Rule.PROOF_GOOD: "the DPoP proof fits this request",
     Rule.PROOF_UNUSED: "the DPoP proof was not used before",
@@ -87,8 +87,8 @@ _REMEDIES: Mapping[Rule, str] = {
     Rule.ASSERTION_CLAIMS: "an assertion whose iss and sub are the client, whose aud is this "
     "server, and which ends within 5 minutes",
     Rule.ASSERTION_UNUSED: _NEW_ASSERTION,
-    Rule.BUDGET: "the next minute, or a greater limit than {wanted}: max_requests_per_minute of "
-    "the client, or MAX_REQUESTS_PER_MINUTE",
+    Rule.BUDGET: "the next {period}, or a greater limit than {wanted}: max_requests_per_{period} "
+    "of the client, or the setting of that name",
     Rule.PROOF_SENT: "one header DPoP with a proof by the client's key",
     Rule.PROOF_GOOD: "a proof for this method and address, made just now, as the reason says",
     Rule.PROOF_UNUSED: "a new proof for each request",

@@ -59,6 +59,14 @@ Minutes = Annotated[
 Limit = Annotated[
     int | None, typer.Option("--max-requests-per-minute", help="Its own limit; 0 for none.")
 ]
+HourlyQuota = Annotated[
+    int | None,
+    typer.Option("--max-requests-per-hour", help="Its own quota, over all addresses; 0 for none."),
+]
+DailyQuota = Annotated[
+    int | None,
+    typer.Option("--max-requests-per-day", help="Its own quota, over all addresses; 0 for none."),
+]
 Network = Annotated[
     Words, typer.Option("--network", help="Where it may come from, such as 10.0.0.0/8; repeat it.")
 ]
@@ -100,6 +108,8 @@ def create(
     name: Name = None,
     minutes: Minutes = None,
     limit: Limit = None,
+    hourly: HourlyQuota = None,
+    daily: DailyQuota = None,
     network: Network = None,
     grant: Grant = None,
     refresh: Refresh = None,
@@ -116,6 +126,8 @@ def create(
         name=name,
         access_token_expire_minutes=minutes,
         max_requests_per_minute=limit,
+        max_requests_per_hour=hourly,
+        max_requests_per_day=daily,
         allowed_networks=network,
         grant_types=grant,
         issue_refresh_tokens=refresh,
@@ -195,6 +207,8 @@ def update(
     name: Name = None,
     minutes: Minutes = None,
     limit: Limit = None,
+    hourly: HourlyQuota = None,
+    daily: DailyQuota = None,
     network: Network = None,
     grant: Grant = None,
     refresh: Refresh = None,
@@ -219,6 +233,8 @@ def update(
         name=name,
         access_token_expire_minutes=minutes,
         max_requests_per_minute=limit,
+        max_requests_per_hour=hourly,
+        max_requests_per_day=daily,
         allowed_networks=network,
         grant_types=grant,
         issue_refresh_tokens=refresh,

@@ -47,7 +47,7 @@ async def authenticated_client(
     attempt.method = PLAIN_METHOD if plain else presented.methods[0]
     authentication, admission = services.authentication, services.admission
     expected = authentication.expects(presented)
-    document, place = await admission.open(attempt, presented.client_id, expected=expected)
+    document, places = await admission.open(attempt, presented.client_id, expected=expected)
     try:
         proved = await authentication.authenticate(
             presented,
@@ -59,18 +59,21 @@ async def authenticated_client(
         )
     except OAuth2Error:
         if expected:
-            authentication.expect(presented, good=False)
-            await admission.give_back(attempt, presented.client_id, place)
+            authentication.expect(presented, None)
+            await admission.give_back(attempt.budget(presented.client_id, expected))
         raise
     client, caller, attempt.secret = proved.client, attempt.caller, proved.secret
-    counted = client.limit(settings) > 0
-    if counted != expected:  # seen for the first time, or its limit was lifted or set meanwhile
-        authentication.expect(presented, good=counted)
-        await admission.give_back(attempt, client.client_id, place)
+    limits = client.limits(settings)
+    wanted = limits if limits.counts else None  # nothing is taken ahead for who has no limits
+    if wanted != expected:  # seen for the first time, or its limits were changed meanwhile
+        authentication.expect(presented, wanted)
+        if expected:
+            places = None
+            await admission.give_back(attempt.budget(client.client_id, expected))
     services.clients.used.note_login(
         client.client_id, attempt.now, caller.ip, proved.secret.id if proved.secret else None
     )
-    await admission.charge(attempt, client, settings, place)
+    await admission.charge(attempt, client, settings, places)
     return client
 
 

@@ -97,9 +97,9 @@ GUARDED_RESPONSES: dict[int | str, dict[str, Any]] = {
     429: _error(
         "Too many requests",
         Retry_After=_RETRY_AFTER,
-        RateLimit_Limit=_header("So many requests a minute are let through", "integer"),
-        RateLimit_Remaining=_header("So many are left in this minute", "integer"),
-        RateLimit_Reset=_header("Seconds until the next minute", "integer"),
+        RateLimit_Limit=_header("So many requests are let through in such a window", "integer"),
+        RateLimit_Remaining=_header("So many are left in this window", "integer"),
+        RateLimit_Reset=_header("Seconds until the next window", "integer"),
     ),
     503: _error("The database does not answer", Retry_After=_RETRY_AFTER),
 }

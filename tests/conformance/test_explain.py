@@ -319,7 +319,24 @@ async def test_a_full_window_is_explained(start: Start) -> None:
     for response, rule, count in ((over, Rule.BUDGET, 3), (failed, Rule.FAILURE_LIMIT, 2)):
         explanation = await explained(server, response)
         (step,) = [s for s in explanation.steps if s.outcome is Outcome.FAILED]
-        assert (step.rule, step.found, explanation.count) == (rule, "wanted: 1", count)
+        assert (step.rule, step.found, explanation.count) == (
+            rule,
+            "wanted: 1; period: minute",
+            count,
+        )
+
+
+async def test_a_quota_that_is_used_up_is_explained(start: Start) -> None:
+    """By the window that refuses, and what would have to be greater."""
+    server = await start(MAX_REQUESTS_PER_DAY=1)
+    machine = await new_machine(server, client_id="billing", max_requests_per_hour=1)
+    for refused in [await machine.ask_token() for _ in range(3)][1:]:
+        explanation = await explained(server, refused)
+        (step,) = [s for s in explanation.steps if s.outcome is Outcome.FAILED]
+        assert (step.rule, step.found) == (Rule.BUDGET, "wanted: 1; period: day")
+        assert "the next day" in str(step)
+        assert "max_requests_per_day" in str(step)
+        assert explanation.count == 2
 
 
 async def test_what_happened_since_is_told(

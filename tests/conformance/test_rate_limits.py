@@ -22,6 +22,7 @@ from pymongo.database import Database
 
 from _oauth2_m2m.admission import Admission
 from _oauth2_m2m.credentials import SecretChecker
+from _oauth2_m2m.windows import Limits
 from tests.conformance.conftest import Start
 from tests.expectations import expect_error, wording
 from tests.machine import Document, Machine, Tokens, audit, basic, new_machine, type_client
@@ -501,8 +502,8 @@ def expectations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
     really_open = Admission.open
 
-    async def watched(*args: Any, expected: bool) -> Any:
-        found.append(expected)
+    async def watched(*args: Any, expected: Limits | None) -> Any:
+        found.append(expected is not None)
         return await really_open(*args, expected=expected)
 
     monkeypatch.setattr(Admission, "open", watched)

@@ -344,6 +344,43 @@ async def test_counted_refusals_are_sealed_when_their_minute_is_over(
     assert ("added", record["_id"]) in found(await verify(services))
 
 
+async def test_refusals_of_a_quota_are_sealed_when_their_day_is_over(
+    services: Services, storage: Storage, database: Database[Any]
+) -> None:
+    """However long ago the first of them was; the key, which names no address, stays as it is."""
+    log, now = services.audit, datetime.now(UTC)
+    key, observed = "billing:*:20300101", "billing:*:20300101:observed"
+    for name in (key, observed):
+        assert log.kept_key(name, CALLER.network) == name
+        first = refusal_document(
+            now - COUNTED_FOR - MINUTE,
+            CALLER,
+            "billing",
+            9,
+            period="day",
+            observed=name == observed,
+        )
+        # Midnight may be near.
+        first["counted_until"] = max(first["counted_until"], now + MINUTE)
+        for _ in range(2):
+            await log.refused(name, first)
+    await write(log)
+    await log.drain()
+    report = await verify(services)
+    assert (report.is_intact, report.counting) == (True, 2)
+    over = {"$set": {"counted_until": now - COUNTED_FOR - MINUTE}}
+    database["audit_logs"].update_many({"counted_until": {"$exists": True}}, over)
+    await write(log)
+    await log.drain()
+    report = await verify(services)
+    assert (report.is_intact, report.counting) == (True, 0)
+    counted = database["audit_logs"].find({"sealed": {"$gt": 0}}, {"count": 1, "observed": 1})
+    assert {each["_id"].partition(":")[2]: each for each in counted} == {
+        key: {"_id": f"rate_limit_exceeded:{key}", "count": 2},
+        observed: {"_id": f"rate_limit_exceeded:{observed}", "count": 2, "observed": True},
+    }
+
+
 async def test_many_counted_records_are_sealed_by_several_checkpoints(
     services: Services, database: Database[Any]
 ) -> None:

@@ -40,6 +40,7 @@ from _oauth2_m2m.revocation_follower import page_from
 from _oauth2_m2m.scopes import parse_scope
 from _oauth2_m2m.signatures import public_key_from_jwk
 from _oauth2_m2m.storage import Storage
+from _oauth2_m2m.windows import Limits
 from oauth2_m2m import IntrospectionCredentials, ResourceServer
 from tests.proofs import Key, key
 
@@ -155,8 +156,8 @@ async def test_so_many_credentials_are_expected(storage: Storage) -> None:
     most = bound_of("client_authentication._MOST_EXPECTED")
     presented = [Presented(str(number), "x") for number in range(most + 1)]
     for each in presented:
-        authentication.expect(each, good=True)
-    assert [authentication.expects(each) for each in presented[:2]] == [False, True]
+        authentication.expect(each, Limits(60))
+    assert [authentication.expects(each) for each in presented[:2]] == [None, Limits(60)]
 
 
 async def _no_endpoint() -> str:

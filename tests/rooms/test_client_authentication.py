@@ -36,6 +36,7 @@ from _oauth2_m2m.forms import Form
 from _oauth2_m2m.revocation import Revocation
 from _oauth2_m2m.signatures import VerifyingKey
 from _oauth2_m2m.storage import Storage
+from _oauth2_m2m.windows import Limits
 from tests.assertions import ClientKey, es256_key, fields, jwks
 from tests.clocks import Clock
 from tests.sites import serving
@@ -624,9 +625,11 @@ async def test_a_key_that_is_published_later_is_found(
 async def test_what_was_good_is_expected_again(authentication: ClientAuthentication) -> None:
     """A secret is, and no assertion: what nobody has verified yet tells nothing."""
     # Nobody knows an assertion before it is verified: a guess would tell strangers who was here.
-    authentication.expect(presented_assertion("one"), good=True)
+    authentication.expect(presented_assertion("one"), Limits(60))
     assert not authentication.expects(presented_assertion("two"))
     assert not authentication.expects(Presented("a", ""))
-    authentication.expect(Presented("a", "s", (POST,)), good=True)
-    assert authentication.expects(Presented("a", "s", (BASIC,)))
+    authentication.expect(Presented("a", "s", (POST,)), Limits(60))
+    assert authentication.expects(Presented("a", "s", (BASIC,))) == Limits(60)
     assert not authentication.expects(presented_assertion("s"))
+    authentication.expect(Presented("a", "s", (POST,)), None)
+    assert not authentication.expects(Presented("a", "s", (BASIC,)))

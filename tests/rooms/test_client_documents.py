@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -63,6 +64,9 @@ def test_no_secret_is_shown() -> None:
         ({"access_token_expire_minutes": 10**6}, "access_token_lifetime", timedelta(hours=24)),
         ({"max_requests_per_minute": 0}, "max_requests_per_minute", 0),
         ({"max_requests_per_minute": 7.0}, "max_requests_per_minute", 7),
+        ({"max_requests_per_hour": 7.0}, "max_requests_per_hour", 7),
+        ({"max_requests_per_day": Int64(7)}, "max_requests_per_day", 7),
+        ({}, "max_requests_per_day", None),
         ({"allowed_networks": []}, "allowed_networks", ()),
         ({"allowed_networks": ["10.0.0.0/8"]}, "allowed_networks", (ip_network("10.0.0.0/8"),)),
         ({"grant_types": ["refresh_token"]}, "grant_types", frozenset({"refresh_token"})),
@@ -104,6 +108,8 @@ MALFORMED: dict[str, list[Any]] = {
     "disabled": [0, 1, "true", "false", []],
     "access_token_expire_minutes": [0, -1, 1.5, "5", True, float("nan"), float("inf"), []],
     "max_requests_per_minute": [-1, 0.5, "5", False, float("nan"), []],
+    "max_requests_per_hour": [-1, 0.5, "5", False, float("nan"), []],
+    "max_requests_per_day": [-1, 0.5, "5", False, float("nan"), []],
     "allowed_networks": ["10.0.0.0/8", ["10.0.0.1/8"], ["x"], [7], [""], {}],
     "grant_types": ["refresh_token", [7], {}],
     "issue_refresh_tokens": [0, "no", []],
@@ -295,9 +301,15 @@ def test_a_client_proves_itself_in_the_ways_that_its_document_allows(
     assert not client.allows_method("none")
 
 
-@pytest.mark.parametrize(("own", "limit"), [(None, 60), (0, 0), (7, 7)])
+@pytest.mark.parametrize("own", [None, 0, 7])
+@pytest.mark.parametrize(("period", "setting"), [("minute", 60), ("hour", 100), ("day", 0)])
 def test_a_clients_own_limit_comes_first(
-    own: int | None, limit: int, room_settings: Settings
+    own: int | None, period: str, setting: int, room_settings: Settings
 ) -> None:
     """Its own limit counts, 0 for none included; without one the setting's does."""
-    assert client_from({**TYPED, "max_requests_per_minute": own}).limit(room_settings) == limit
+    settings = replace(room_settings, max_requests_per_hour=100, quota_mode="observe")
+    limits = client_from({**TYPED, f"max_requests_per_{period}": own}).limits(settings)
+    expected = {"minute": 60, "hour": 100, "day": 0, period: setting if own is None else own}
+    assert limits._asdict() == {**expected, "observes": True}
+    assert limits.counts
+    assert not client_from({**TYPED, "max_requests_per_minute": 0}).limits(room_settings).counts

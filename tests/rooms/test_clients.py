@@ -110,6 +110,8 @@ async def test_a_registered_client_is_found_as_it_was_registered(
         name="The reporter",
         access_token_expire_minutes=5,
         max_requests_per_minute=7,
+        max_requests_per_hour=100,
+        max_requests_per_day=0,
         allowed_networks=["10.0.0.0/8"],
         grant_types=["client_credentials"],
         issue_refresh_tokens=False,
@@ -119,6 +121,7 @@ async def test_a_registered_client_is_found_as_it_was_registered(
     assert (found.role, found.name) == ("admin", "The reporter")
     assert found.access_token_lifetime == timedelta(minutes=5)
     assert found.max_requests_per_minute == 7
+    assert (found.max_requests_per_hour, found.max_requests_per_day) == (100, 0)
     assert found.grant_types == frozenset({"client_credentials"})
     assert found.issue_refresh_tokens is False
     assert found.epoch == registered.client.epoch != ""
@@ -221,6 +224,7 @@ async def test_a_typed_secret_is_stored_as_its_digest(
         ({"role": "two words"}, "role"),
         ({"access_token_expire_minutes": 0}, "access_token_expire_minutes"),
         ({"max_requests_per_minute": -1}, "max_requests_per_minute"),
+        ({"max_requests_per_day": -1}, "max_requests_per_day"),
         ({"allowed_networks": ["10.0.0.1/8"]}, "allowed_networks"),
         ({"name": 7}, "name"),
     ],

@@ -30,6 +30,9 @@ FIELDS = [
     "AUDIENCE",
     "ACCESS_TOKEN_EXPIRE_MINUTES",
     "MAX_REQUESTS_PER_MINUTE",
+    "MAX_REQUESTS_PER_HOUR",
+    "MAX_REQUESTS_PER_DAY",
+    "QUOTA_MODE",
     "REFRESH_TOKEN_EXPIRE_DAYS",
     "REFRESH_GRACE_SECONDS",
     "REFRESH_REQUIRES_CLIENT_AUTH",
@@ -52,6 +55,8 @@ def test_the_smallest_document_gets_the_promised_defaults() -> None:
     assert found.refresh_requires_client_auth is False
     assert found.issue_refresh_tokens is True
     assert found.max_requests_per_minute == 60
+    assert found.max_requests_per_hour == found.max_requests_per_day == 0
+    assert found.observes_quotas is False
     assert found.audit_retention == timedelta(days=90)
     assert found.revocation_read_concern == "majority"
     assert found.secret_key == Secret(KEY)
@@ -82,6 +87,10 @@ def test_a_new_document_is_good_and_its_key_random() -> None:
         ("ACCESS_TOKEN_EXPIRE_MINUTES", 1440, "access_token_lifetime", timedelta(hours=24)),
         ("MAX_REQUESTS_PER_MINUTE", 0, "max_requests_per_minute", 0),
         ("MAX_REQUESTS_PER_MINUTE", Int64(7), "max_requests_per_minute", 7),
+        ("MAX_REQUESTS_PER_HOUR", 500.0, "max_requests_per_hour", 500),
+        ("MAX_REQUESTS_PER_DAY", Int64(10**9), "max_requests_per_day", 10**9),
+        ("QUOTA_MODE", "observe", "observes_quotas", True),
+        ("QUOTA_MODE", "enforce", "observes_quotas", False),
         ("REFRESH_TOKEN_EXPIRE_DAYS", 1, "refresh_token_lifetime", timedelta(days=1)),
         ("REFRESH_GRACE_SECONDS", 30, "refresh_grace", timedelta(seconds=30)),
         ("REFRESH_REQUIRES_CLIENT_AUTH", True, "refresh_requires_client_auth", True),
@@ -106,6 +115,8 @@ def test_a_field_is_honoured(field: str, value: object, attribute: str, expected
 NUMBERS = [
     "ACCESS_TOKEN_EXPIRE_MINUTES",
     "MAX_REQUESTS_PER_MINUTE",
+    "MAX_REQUESTS_PER_HOUR",
+    "MAX_REQUESTS_PER_DAY",
     "REFRESH_TOKEN_EXPIRE_DAYS",
     "REFRESH_GRACE_SECONDS",
     "AUDIT_RETENTION_DAYS",
@@ -128,6 +139,7 @@ MISTAKES: dict[str, list[Any]] = {
     "AUDIENCE": ["", 7, ["https://api.example.com"], "http://[x", "http:foo", "https://"],
     "REFRESH_REQUIRES_CLIENT_AUTH": [0, 1, "true", "", []],
     "ISSUE_REFRESH_TOKENS": [0, 1, "true", "", []],
+    "QUOTA_MODE": ["off", "", "Observe", True, 7, ["observe"]],
     "REVOCATION_READ_CONCERN": ["local", "", 7, ["majority"], {}],
     "ROLE_ORDER": ["admin", ["a", "a"], ["two words"], [7], [""], {}],
     "PREVIOUS_SECRET_KEYS": ["old", [""], [7], ["a"] * 11, {}],

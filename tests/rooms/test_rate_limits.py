@@ -21,9 +21,9 @@ from _oauth2_m2m.rate_limits import (
     RateLimits,
     check_place,
     failure_bucket,
-    window_key,
 )
 from _oauth2_m2m.storage import Storage
+from _oauth2_m2m.windows import Limits, Period, Window, budget, window_key
 
 if TYPE_CHECKING:
     from tests.rooms.conftest import Commands
@@ -119,14 +119,14 @@ async def test_counting_is_by_id(
         for n in range(20_000)
     )
     commands.sent.clear()
-    keys = [f"client-{n}:192.0.2.7:203001020304" for n in (1, 2, 99_999)]
+    keys = [f"client-{n}:192.0.2.7:203001020304" for n in (1, 2, 3, 99_999)]
     places = await asyncio.gather(*(take(room, key) for key in keys))
-    assert places == [2, 2, 1]
+    assert places == [2, 2, 2, 1]
     await asyncio.gather(*(_taken(room, key) for key in keys))
     plans = commands.plans(database)
-    assert len(plans) == 5
+    assert len(plans) == 6
     assert not [plan for plan in plans if "COLLSCAN" in plan.stages]
-    assert all(plan.examined <= 3 for plan in plans)
+    assert all(plan.examined <= 4 for plan in plans)
 
 
 async def _taken(room: RateLimits, key: str) -> int:
@@ -225,7 +225,7 @@ async def test_one_batch_after_another_notes_one_name(
 
 
 async def test_few_windows_note_no_name(storage: Storage, database: Database[Any]) -> None:
-    """A batch of one or two windows leaves the document of old behind, whatever came before it."""
+    """A batch of few windows leaves the document of old behind, whatever came before it."""
     room = RateLimits(storage)
     assert await room.take_all([("a", NOW)] * 3) == [1, 2, 3]
     assert await room.take_all([("a", NOW), ("b", NOW), ("a", NOW)]) == [4, 1, 5]
@@ -269,8 +269,65 @@ async def test_many_windows_cost_two_commands(
     assert max(plan.examined for plan in plans) <= len(find["filter"]["_id"]["$in"]) == 100
 
 
-async def _give_back(room: RateLimits, key: str) -> None:
-    await room.give_back(key)
+async def _give_back(room: RateLimits, *keys: str) -> None:
+    await room.give_back([Window(key, NOW, Period.MINUTE, 1) for key in keys])
+
+
+# Several windows of one request
+
+QUOTAS = Limits(minute=9, hour=9, day=9)
+
+
+async def test_a_request_has_a_place_in_each_of_its_windows(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """The address's minute, and the client's hour and day, whatever the address."""
+    room = RateLimits(storage)
+    here, there = (budget("reporter", ip, QUOTAS, NOW) for ip in ("192.0.2.7", "192.0.2.8"))
+    assert await room.take_each([here, there, here]) == [[1, 1, 1], [1, 2, 2], [2, 3, 3]]
+    assert await room.take_each([there]) == [[2, 4, 4]]
+    await room.give_back(there[1:])
+    assert {d["_id"]: d["count"] for d in database.rate_limits.find()} == {
+        "reporter:192.0.2.7:203001020304": 2,
+        "reporter:192.0.2.8:203001020304": 2,
+        "reporter:*:2030010203": 3,
+        "reporter:*:20300102": 3,
+    }
+
+
+async def test_a_quota_outlives_its_window_by_a_day(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """Whatever the database's clock says, up to a day ahead: what was counted stays counted."""
+    room = RateLimits(storage)
+    await room.take_each([budget("a", "ip", QUOTAS, NOW)])
+    more = [budget(client, "ip", QUOTAS, NOW) for client in "abcde"]
+    await room.take_each(more)
+    dated = {d["_id"]: d["timestamp"] for d in database.rate_limits.find()}
+    assert len(dated) == 15
+    for key, timestamp in dated.items():
+        hour, day = NOW.replace(hour=4, minute=0, second=0), NOW.replace(day=3, hour=0, minute=0)
+        expected = {12: NOW, 10: hour, 8: day.replace(second=0)}[len(key.rpartition(":")[2])]
+        assert timestamp == expected
+
+
+async def test_a_place_in_a_window_that_is_gone_is_not_given_back(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """A document that was tidied away is not made anew, with a count below nothing."""
+    await _give_back(RateLimits(storage), "a", "b", "c", "d")
+    assert database.rate_limits.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("requests", [1, 2, 30])
+async def test_a_request_with_quotas_takes_one_round(
+    watched_storage: Storage, commands: Commands, requests: int
+) -> None:
+    """All three windows are counted side by side, of one request or of thirty of one client."""
+    room = RateLimits(watched_storage)
+    commands.sent.clear()
+    await room.take_each([budget("a", "ip", QUOTAS, NOW)] * requests)
+    assert [next(iter(command)) for command in commands.sent] == ["findAndModify"] * 3
 
 
 # The rules
