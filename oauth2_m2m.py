@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 
@@ -177,6 +178,7 @@ class OAuth2M2M:
         tokens: inspect and revoke tokens.
         configuration: read and change the config.
         audit: search, follow, export and verify the audit log.
+        environment: where it runs.
 
     Raises:
         ConfigurationError: the database is no PyMongo database, the environment is unknown, or
@@ -193,9 +195,10 @@ class OAuth2M2M:
         on_event: OnEvent | None = None,
     ) -> None:
         self.metrics: Metrics = new_metrics()
+        self.environment = environment_from(environment or os.environ.get("ENVIRONMENT"))
         self._services = Services(
             database,
-            environment_from(environment or os.environ.get("ENVIRONMENT")),
+            self.environment,
             sealer_from(os.environ.get(KEY_ENCRYPTION_KEY)),
             metrics=self.metrics,
             extra_claims=ExtraClaims(extra_claims) if extra_claims else None,
@@ -246,12 +249,8 @@ class OAuth2M2M:
             ConfigurationError: the start must not go on; the message is one line that says what
                 to do.
         """
-        await self._services.prepare()
-        try:
-            async with self._describing(app):
-                yield
-        finally:
-            await self._services.drain()
+        async with self.access_token.running(), self._describing(app):
+            yield
 
     async def revoke(self, token: str) -> None:
         """Revoke an access token, or a refresh token with its whole family.
@@ -293,6 +292,17 @@ class OAuth2M2M:
         """The router's own lifespan: apps that start without ours have their documents too."""
         describe(app, self.access_token.scheme_name)
         yield
+
+
+if TYPE_CHECKING:
+    from _oauth2_m2m import testing as testing
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load `testing` when it is asked for: an app that serves never does."""
+        if name == "testing":
+            return import_module("_oauth2_m2m.testing")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 if __name__ == "__main__":  # python -m oauth2_m2m

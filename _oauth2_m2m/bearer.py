@@ -6,7 +6,8 @@ judges the token is handed in: the server itself (`protected_requests`), or a se
 
 # No `from __future__ import annotations` here: FastAPI reads a guard's annotations as values.
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -91,6 +92,9 @@ class Judge(Protocol):
     def has_role(self, token: AccessToken, role: str) -> bool:
         """Whether a token that was admitted may do what asks for a role."""
 
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """All that judging needs, from the start of an app to its end."""
+
 
 class AccessTokenGuard(SecurityBase):
     """The dependency `Security(m2m.access_token, scopes=[...])`.
@@ -116,6 +120,19 @@ class AccessTokenGuard(SecurityBase):
         self.scheme_name = "oauth2_m2m"
         flow = OAuthFlowClientCredentials(tokenUrl=token_url, scopes=dict(scopes))
         self.model = OAuth2(flows=OAuthFlows(clientCredentials=flow))
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """All that judging needs, from the start of an app to its end."""
+        return self._judge.running()
+
+    @contextmanager
+    def judged_by(self, judge: Judge) -> Iterator[None]:
+        """Have somebody else decide meanwhile; for tests."""
+        before, self._judge = self._judge, judge
+        try:
+            yield
+        finally:
+            self._judge = before
 
     async def __call__(
         self, request: HTTPConnection, security_scopes: SecurityScopes

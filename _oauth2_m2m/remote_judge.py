@@ -8,8 +8,8 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -139,6 +139,23 @@ class RemoteJudge:
     def has_role(self, token: AccessToken, role: str) -> bool:
         """Whether a token has a role, or one that stands above it in the order of roles."""
         return has_role(token.roles, role, self._rules.role_order)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Meet the issuer at the start, follow its revocations, and stop at the end.
+
+        Raises:
+            ConfigurationError: the issuer can never be worked with; the message says what to do.
+        """
+        try:
+            await self.check_issuer()
+        except ValueError as fault:
+            _log.warning("the issuer cannot be reached yet: %s", fault)
+        await self.first_attempt()
+        try:
+            yield
+        finally:
+            await self.stop()
 
     async def check_issuer(self) -> None:
         """Look whether the issuer can be worked with.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -33,8 +32,6 @@ SHORTEST_MAX_LAG = timedelta(seconds=1)
 LONGEST_MAX_LAG = timedelta(hours=1)
 LONGEST_LEEWAY = timedelta(minutes=5)
 _WELL_KNOWN = "/.well-known/oauth-protected-resource"
-
-_log = logging.getLogger("oauth2_m2m")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +85,7 @@ class ResourceServer:
         public: says of a route that it is open to everybody on purpose; `Depends(api.public)`.
         metrics: what was counted and timed, as a Prometheus collector.
         router: `GET /.well-known/oauth-protected-resource` (RFC 9728), if you care to include it.
+        environment: where it runs.
 
     Raises:
         ConfigurationError: an argument cannot be used; the message says which.
@@ -108,7 +106,7 @@ class ResourceServer:
         introspection: IntrospectionCredentials | None = None,
         url: str | None = None,
     ) -> None:
-        chosen = environment_from(environment or os.environ.get("ENVIRONMENT"))
+        self.environment = environment_from(environment or os.environ.get("ENVIRONMENT"))
         _check("leeway", leeway, timedelta(0), LONGEST_LEEWAY)
         _check("max_lag", max_lag, SHORTEST_MAX_LAG, LONGEST_MAX_LAG)
         if introspection is not None:
@@ -133,7 +131,7 @@ class ResourceServer:
             accepts_when_lagging=when_lagging == "accept",
             role_order=roles,
         )
-        documents = IssuerDocuments(issuer, allow_http=chosen is Environment.DEVELOPMENT)
+        documents = IssuerDocuments(issuer, allow_http=self.environment is Environment.DEVELOPMENT)
         self._rules = rules
         self._scopes = offered_scopes(scopes)
         self.metrics: Metrics = new_metrics()
@@ -170,16 +168,8 @@ class ResourceServer:
         Raises:
             ConfigurationError: the issuer can never be worked with; the message says what to do.
         """
-        try:
-            await self._judge.check_issuer()
-        except ValueError as fault:
-            _log.warning("the issuer cannot be reached yet: %s", fault)
-        await self._judge.first_attempt()
-        try:
-            async with self._describing(app):
-                yield
-        finally:
-            await self._judge.stop()
+        async with self.access_token.running(), self._describing(app):
+            yield
 
     def health(self) -> ResourceServerHealth:
         """How it is doing; nobody is asked."""
