@@ -334,8 +334,8 @@ async def test_a_quota_that_is_used_up_is_explained(start: Start) -> None:
         explanation = await explained(server, refused)
         (step,) = [s for s in explanation.steps if s.outcome is Outcome.FAILED]
         assert (step.rule, step.found) == (Rule.BUDGET, "wanted: 1; period: day")
-        assert "the next day" in str(step)
-        assert "max_requests_per_day" in str(step)
+        assert "the next day" in str(explanation.remedy)
+        assert "max_requests_per_day" in str(explanation.remedy)
         assert explanation.count == 2
 
 
