@@ -32,6 +32,7 @@ from _oauth2_m2m.roles import has_role
 from _oauth2_m2m.rule_words import SAYS, remedy_of
 from _oauth2_m2m.rules import Facts, Flow, Rule, rules_of
 from _oauth2_m2m.services import Services
+from _oauth2_m2m.windows import Limits
 
 _ANYTHING_BELOW = "/*"
 
@@ -148,10 +149,10 @@ def _with_unknowns(steps: Sequence[Step], seen: _Seen, settings: Settings) -> tu
     """The steps, where what only a request has is open."""
     if seen.token is None or seen.client is None:
         return tuple(steps)
-    limit, told = seen.client.limit(settings), list(steps)
+    limits, told = seen.client.limits(settings), list(steps)
     for place, step in enumerate(told):
         if step.rule is Rule.BUDGET and step.outcome is Outcome.PASSED:
-            found = f"{limit} a minute and address; nothing was counted" if limit else "no limit"
+            found = _in_words(limits)
             told[place] = Step(Rule.BUDGET, Outcome.UNKNOWN, step.says, found)
             if seen.token.jkt is not None:
                 bound = f"each request needs one, by the key {seen.token.jkt}"
@@ -159,3 +160,13 @@ def _with_unknowns(steps: Sequence[Step], seen: _Seen, settings: Settings) -> tu
                 told.insert(place, proof)
             break
     return tuple(told)
+
+
+def _in_words(limits: Limits) -> str:
+    numbers = (
+        (limits.minute, "a minute and address"),
+        (limits.hour, "an hour"),
+        (limits.day, "a day"),
+    )
+    words = [f"{number} {each}" for number, each in numbers if number]
+    return f"{', '.join(words)}; nothing was counted" if words else "no limit"

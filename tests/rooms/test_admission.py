@@ -66,8 +66,8 @@ LIMITS = st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 6)).map(
 
 def attempt_of(call: Call) -> Attempt:
     """A request, as admission is told of it."""
-    secret = Secret("a-secret-of-the-tests")
-    return Attempt(Caller(call.ip, {}), call.now, Event.ACCESS_DENIED, limit=0, secret=secret)
+    ids_from = Secret("a-secret-of-the-tests")
+    return Attempt(Caller(call.ip, {}), call.now, Event.ACCESS_DENIED, limit=0, ids_from=ids_from)
 
 
 class Worker:
