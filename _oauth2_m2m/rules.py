@@ -184,7 +184,7 @@ _ROUTE = (
 #: Rules that few requests meet: they are told of only when they are what failed.
 RARE = frozenset({
     Rule.PROFILE, Rule.CLIENT_READABLE, Rule.SECRET_PATIENCE, *_PROOF, Rule.REFRESH_KEY,
-    Rule.RESOURCE, Rule.TOKEN_CLAIMS, Rule.TOKEN_SCHEME, Rule.SERVICE,
+    Rule.RESOURCE, Rule.ROLE, Rule.TOKEN_CLAIMS, Rule.TOKEN_SCHEME, Rule.SERVICE,
 })  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -27,6 +28,7 @@ from tests.server import Server, configure, running
 
 ISSUER = "http://localhost:8000"
 TYPED = "typed by a person"
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 GRANT = {"grant_type": "client_credentials"}
 #: Read now and then, whoever asks.
 SETTINGS = {"config", "keys"}
@@ -121,6 +123,8 @@ async def _fill(world: World, database: Database[Any]) -> None:
         "moved away": {},
         "typed": {"client_secret": TYPED},
         "typed, disabled": {"client_secret": TYPED},
+        "ended": {},
+        "typed, ended": {"client_secret": TYPED},
         "keys": {"jwks": jwks(es256_key("signer"))},
         "keys, disabled": {"jwks": jwks(es256_key("signer"))},
     }
@@ -135,8 +139,20 @@ async def _fill(world: World, database: Database[Any]) -> None:
     for sort in ("disabled", "typed, disabled", "keys, disabled"):
         await world.server.m2m.clients.disable(world.ids[sort])
     await world.server.m2m.clients.rotate_secret(world.ids["rotated"])
+    for sort in ("ended", "typed, ended"):
+        end_secret(database, world.ids[sort])
     moved = {"client_id": world.ids["moved away"]}
     database["clients"].update_one(moved, {"$set": networks})
+
+
+def end_secret(database: Database[Any], client_id: str) -> None:
+    """Let a client's only secret be one that has ended."""
+    mine = {"client_id": client_id}
+    document = database["clients"].find_one(mine)
+    assert document is not None
+    ended = {"id": "ended", "secret": document["client_secret"], "expires_at": LONG_AGO}
+    update = {"$set": {"secrets": [ended]}, "$unset": {"client_secret": ""}}
+    database["clients"].update_one(mine, update)
 
 
 async def good(world: World, sort: str) -> httpx.Response:
@@ -186,8 +202,8 @@ async def test_a_wrong_signature_costs_and_says_the_same_whoever_is_named(
 
 async def test_a_right_secret_that_is_dead_costs_and_says_the_same(world: World) -> None:
     """Who holds the secret of a client that was stopped is told no more than a guesser."""
-    for sort in ("disabled", "rotated", "moved away", "typed, disabled"):
+    for sort in ("disabled", "rotated", "moved away", "typed, disabled", "ended", "typed, ended"):
         await good(world, sort)  # from now on this process expects it no more
         dead = await world.cost(good(world, sort))
-        secret = TYPED if sort == "typed, disabled" else make_client_secret()
+        secret = TYPED if sort.startswith("typed") else make_client_secret()
         assert dead == await world.cost(with_secret(world, "nobody", secret)), sort
