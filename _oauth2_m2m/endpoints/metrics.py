@@ -27,18 +27,18 @@ _FORWARDING = frozenset({
 _FORWARDING_PREFIX = "x-forwarded"
 
 
-def add_to(router: APIRouter, services: Services, metrics: Metrics) -> None:
+def add_to(router: APIRouter, services: Services, counted: Metrics) -> None:
     """Add the endpoint to a router."""
     judge = ServerJudge(services, lambda settings: [settings.issuer])
 
     async def show(askers: Sequence[None]) -> Sequence[bytes]:
-        return [await asyncio.to_thread(metrics.text)] * len(askers)
+        return [await asyncio.to_thread(counted.text)] * len(askers)
 
     # However many ask, one showing answers all who wait for one.
     showings = GroupCommit(show, largest_batch=MOST_WAITING)
 
     @router.get("/metrics", name="oauth2_m2m:metrics", **documentation.METRICS)
-    async def show_metrics(request: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         if not (await services.ready()).metrics:
             raise NotFound("Not found")
         if not is_from_this_host(caller_of(request).ip, request.headers):

@@ -43,9 +43,12 @@ VALUES = {
     "outcome": OUTCOMES,
     "result": {"success", "refused", "unavailable"},
     "state": {"open", "in_use", "awaited"},
-    "endpoint": {"token", "refresh", "revoke", "introspect"},
+    "endpoint": {
+        "token", "refresh", "revoke", "introspect", "revocations", "metadata", "jwks",
+        "protected_resource", "live", "ready", "metrics",
+    },
     "grant": {"none", "unknown", "password", "client_credentials", "refresh_token"},
-}
+}  # fmt: skip
 #: How a series is called in addition, by the kind of its metric.
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
@@ -197,9 +200,12 @@ def test_the_values_of_these_tests_are_those_of_the_code() -> None:
     words = {grant_word(name) for name in VALUES["grant"] - {"none"}}
     assert words == VALUES["grant"] - {"none"}
     assert grant_word("made up") == "unknown"
-    for endpoint in VALUES["endpoint"]:
-        source = (ROOT / f"_oauth2_m2m/endpoints/{endpoint}.py").read_text(encoding="utf-8")
-        assert f"async def {endpoint}(request" in source
+    endpoints = (ROOT / "_oauth2_m2m/endpoints").glob("*.py")
+    source = "".join(path.read_text(encoding="utf-8") for path in endpoints)
+    named = re.findall(r"^    async def (\w+)\(request: Request\) -> Response:", source, re.M)
+    assert set(named) == VALUES["endpoint"]
+    rows = table(section(paper("docs/operations.md"), "Metrics"), "metric")
+    assert set(codes(rows[0][2])) >= VALUES["endpoint"]
     states = (ROOT / "_oauth2_m2m/storage.py").read_text(encoding="utf-8")
     assert set(re.findall(r"\b(open|in_use|awaited)=-?1", states)) == VALUES["state"]
 
