@@ -25,7 +25,7 @@ from _oauth2_m2m.config import Settings
 from _oauth2_m2m.credentials import without_secrets
 from _oauth2_m2m.errors import ConfigurationError, OAuth2Error, TemporarilyUnavailable
 from _oauth2_m2m.hooks import EventHook
-from _oauth2_m2m.key_sealing import KeySealer
+from _oauth2_m2m.key_sealing import KeySealer, Rewrapped
 from _oauth2_m2m.metrics import Queue
 from _oauth2_m2m.rules import Facts, Flow
 from _oauth2_m2m.storage import Document, Storage
@@ -170,6 +170,14 @@ class AuditLog:
         """
         identity = f"{Event.RATE_LIMIT_EXCEEDED}:{key}"
         return self._count.ask((identity, self._with_kept_address(first)))
+
+    async def rewrap_keys(self) -> Rewrapped:
+        """Seal the keys of the checkpoints anew, with the first encryption key.
+
+        Raises:
+            ConfigurationError: there is no encryption key.
+        """
+        return await self._checkpoints.rewrap()
 
     async def drain(self) -> None:
         """Wait until everything recorded so far is written, and signed if the database answers."""

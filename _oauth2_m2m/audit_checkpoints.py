@@ -15,7 +15,7 @@ from typing import Any
 
 from _oauth2_m2m.audit_chain import NOTHING, Span, canonical, digest
 from _oauth2_m2m.errors import TemporarilyUnavailable
-from _oauth2_m2m.key_sealing import KeySealer
+from _oauth2_m2m.key_sealing import KeySealer, Rewrapped, rewrap
 from _oauth2_m2m.signatures import (
     SigningKey,
     b64url_decode,
@@ -92,6 +92,14 @@ class Checkpoints:
             if await self._checkpoints.insert_one(document):
                 return Mark(document["_id"], hash_of(document))
         raise TemporarilyUnavailable(detail="other writers made every next checkpoint")
+
+    async def rewrap(self) -> Rewrapped:
+        """Seal the private keys anew that are not sealed with the first encryption key.
+
+        Raises:
+            ConfigurationError: there is no encryption key.
+        """
+        return await rewrap(self._sealer, self._keys, await self._keys.find({}))
 
     async def _signing_key(self) -> SigningKey:
         if self._key is None:

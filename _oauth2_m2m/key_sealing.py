@@ -94,7 +94,8 @@ async def rewrap(
     Args:
         sealer: opens them, and seals them anew.
         collection: where they lie.
-        documents: their documents, with `private` and `sealed_with`; those without are left alone.
+        documents: their documents, with `private`, `sealed_with`, and the `kid` where that is not
+            the `_id`; those without a private part are left alone.
 
     Raises:
         ConfigurationError: there is no key to seal with.
@@ -104,17 +105,19 @@ async def rewrap(
         raise ConfigurationError(f"{VARIABLE} is not set: make a key with {_MAKE_ONE}")
     done, failed = [], []
     for document in documents:
-        name, private, sealed_with = (document.get(f) for f in ("_id", "private", "sealed_with"))
+        private, sealed_with = document.get("private"), document.get("sealed_with")
+        kid = str(document.get("kid", document["_id"]))
         if not isinstance(private, bytes) or sealed_with == sealer.seals_with:
             continue
         try:
-            sealed, with_key = sealer.seal(sealer.open(private, str(name), sealed_with), str(name))
+            sealed, with_key = sealer.seal(sealer.open(private, kid, sealed_with), kid)
         except ConfigurationError as mistake:
             failed.append(str(mistake))
             continue
+        as_read = {"_id": document["_id"], "private": private}
         update = {"$set": {"private": sealed, "sealed_with": with_key}}
-        if await collection.change({"_id": name, "private": private}, update, fields=["_id"]):
-            done.append(str(name))
+        if await collection.change(as_read, update, fields=["_id"]):
+            done.append(kid)
     return Rewrapped(tuple(done), tuple(failed))
 
 

@@ -181,15 +181,19 @@ class Keys:
     async def rewrap(self, now: datetime) -> Rewrapped:
         """Seal every private key anew that is not sealed with the first encryption key.
 
+        Those that sign the audit log's checkpoints included.
+
         Raises:
             ConfigurationError: there is no encryption key.
         """
         stored = await self.list()
-        rewrapped = await rewrap(self.sealer, self._keys, [key.document for key in stored])
-        for kid in rewrapped.done:
+        ours = await rewrap(self.sealer, self._keys, [key.document for key in stored])
+        audits = await self._audit.rewrap_keys()
+        done = (*ours.done, *audits.done)
+        for kid in done:
             reason = f"key {kid} sealed anew, with {self.sealer.seals_with}"
             await self._audit.record(Event.KEY_ROTATED, now, reason=reason)
-        return rewrapped
+        return Rewrapped(done, (*ours.failed, *audits.failed))
 
     async def list(self) -> Sequence[StoredKey]:
         """All keys, the oldest of each algorithm first.

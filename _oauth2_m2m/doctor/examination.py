@@ -13,7 +13,12 @@ from _oauth2_m2m.doctor.configs import config_findings
 from _oauth2_m2m.doctor.databases import DatabaseFacts, database_findings
 from _oauth2_m2m.doctor.findings import Finding, Severity, found, sorted_findings
 from _oauth2_m2m.doctor.indexes import index_findings
-from _oauth2_m2m.doctor.registrations import Remarks, client_remarks, unused_remarks
+from _oauth2_m2m.doctor.registrations import (
+    Remarks,
+    client_remarks,
+    import_findings,
+    unused_remarks,
+)
 from _oauth2_m2m.doctor.signing_keys import key_findings, revocation_findings
 from _oauth2_m2m.errors import ConfigurationError
 from _oauth2_m2m.key_ring import StoredKey
@@ -84,10 +89,12 @@ class Examination:
             stored = list(await self._services.keys.list())
         except ConfigurationError as mistake:
             faults.append(found("key-unusable", Severity.ERROR, str(mistake)))
+        of_audit = await self._storage.collection("audit_keys").find({})
+        keys = [*stored, *map(_audit_key, of_audit)]
         return [
             *faults,
             *config_findings(document, self._environment, stored, self._now),
-            *key_findings(stored, self._services.keys.sealer, self._environment),
+            *key_findings(keys, self._services.keys.sealer, self._environment),
         ]
 
     async def _indexes(self, document: Document | None) -> list[Finding]:
@@ -139,7 +146,7 @@ class Examination:
                 await self._add_unused(remarks, page, settings, since)
             examined += len(page)
             if len(page) < _PAGE:
-                return list(remarks.findings())
+                return [*remarks.findings(), *import_findings(settings, remarks)]
             after = str(page[-1]["client_id"])
             await asyncio.sleep(0)
         what = f"only the first {examined} clients were looked at"
@@ -158,3 +165,8 @@ class Examination:
         redirecting = [path for path, redirects, _ in facts if redirects]
         debugging = [path for path, _, debugs in facts if debugs]
         yield from app_findings(redirecting, debugging, self._environment)
+
+
+def _audit_key(document: Document) -> StoredKey:
+    """A key that signs checkpoints of the audit log: sealed as others are, and never published."""
+    return StoredKey(kid=str(document.get("kid")), algorithm="ES256", document=document)

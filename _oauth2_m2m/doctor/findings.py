@@ -133,6 +133,18 @@ ADVICE: Mapping[str, tuple[str, str]] = {
         "a stolen secret works from anywhere",
         _SHOW,
     ),
+    "imported-secret": (
+        "its hash is as good as the server was that it came from",
+        "have the client log in once, which replaces it; or oauth2-m2m secrets rotate",
+    ),
+    "import-over": (
+        "every failed comparison of a typed secret lasts a second, for nothing",
+        "oauth2-m2m config set IMPORTED_SECRETS=false",
+    ),
+    "import-refused": (
+        "these clients are refused as if their secrets were wrong",
+        "oauth2-m2m config set IMPORTED_SECRETS=true, or give them new secrets",
+    ),
     "demo-client": (
         "everybody knows its secret",
         "oauth2-m2m clients remove",

@@ -19,6 +19,7 @@ from _oauth2_m2m.client_usage import Use
 from _oauth2_m2m.config import Environment, Settings
 from _oauth2_m2m.credentials import is_digest
 from _oauth2_m2m.doctor.findings import MOST_NAMED, NEARLY, Finding, Severity, found, unsafe_in
+from _oauth2_m2m.foreign_hashes import is_imported
 from _oauth2_m2m.key_sets import MOST_KEYS as MOST_PUBLISHED
 from _oauth2_m2m.least_privilege import UNUSED_AFTER, Part, superfluous
 from _oauth2_m2m.storage import Document
@@ -29,6 +30,7 @@ EXPIRES_SOON = timedelta(days=14)
 LARGE_CLIENT_BYTES = 65_536
 #: What `make serve` makes.
 DEMO_CLIENTS = frozenset({"test_client", "user_client"})
+_IMPORTED = "imported-secret"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ def client_remarks(
         yield Remark("demo-client", Severity.ERROR, name)
     if any(not is_digest(secret) for secret in client.live_secrets(now)):
         yield Remark("plain-secret", unsafe_in(environment), name)
+    if any(is_imported(secret) for secret in client.live_secrets(now)):
+        yield Remark(_IMPORTED, Severity.INFO, name)
     yield from _expiring(client, now)
     yield from _near_limits(client, document)
 
@@ -142,6 +146,7 @@ _WHAT = {
     "secret-expiring": "clients whose last secret ends soon",
     "secret-expired": "clients whose last secret has ended",
     "client-idle": f"clients that were not here for {UNUSED_AFTER.days} days",
+    "imported-secret": "clients whose secret was never used since it was imported",
     "secret-unused": "secrets that nobody uses, beside others",
     "scope-unused": "scopes that clients have and nobody wants of them",
     "role-unused": "roles that clients have and nobody wants of them",
@@ -151,6 +156,24 @@ _WHAT = {
     "client-near-limit": "clients that are near a limit",
     "client-large": f"clients whose document is larger than {LARGE_CLIENT_BYTES} bytes",
 }
+
+
+def import_findings(settings: Settings | None, remarks: Remarks) -> Iterator[Finding]:
+    """Whether the setting for imported secrets fits those that are there.
+
+    Args:
+        settings: the settings of the service, if they are usable.
+        remarks: what was remarked of every client.
+    """
+    if settings is None:
+        return
+    left = remarks.count(_IMPORTED)
+    if settings.imported_secrets and not left:
+        what = "IMPORTED_SECRETS is true, and no imported secret is left"
+        yield found("import-over", Severity.WARNING, what)
+    if left and not settings.imported_secrets:
+        what = f"IMPORTED_SECRETS is false, and {left} clients have imported secrets"
+        yield found("import-refused", Severity.WARNING, what)
 
 
 class Remarks:
@@ -169,6 +192,10 @@ class Remarks:
                 about.append(remark.about)
             self._severity[remark.id] = remark.severity
             self._count[remark.id] = self._count.get(remark.id, 0) + 1
+
+    def count(self, name: str) -> int:
+        """Of how many clients this was remarked."""
+        return self._count.get(name, 0)
 
     def findings(self) -> Iterator[Finding]:
         """One finding for each kind of remark."""

@@ -22,8 +22,14 @@ from _oauth2_m2m.doctor.findings import (
     worst,
 )
 from _oauth2_m2m.doctor.indexes import index_findings
-from _oauth2_m2m.doctor.registrations import client_remarks, unused_remarks
+from _oauth2_m2m.doctor.registrations import (
+    Remarks,
+    client_remarks,
+    import_findings,
+    unused_remarks,
+)
 from _oauth2_m2m.doctor.signing_keys import key_findings, revocation_findings
+from _oauth2_m2m.foreign_hashes import imported
 from _oauth2_m2m.key_ring import StoredKey
 from _oauth2_m2m.key_sealing import KeySealer
 from _oauth2_m2m.signatures import hs256_key
@@ -95,6 +101,7 @@ def test_a_random_key_is_never_weak() -> None:
 
 
 MADE = fingerprint("m2ms_")
+IMPORTED_HASH = imported("pbkdf2_sha256$600000$salt$" + "A" * 43 + "=")
 
 
 def of_client(environment: Environment = PRODUCTION, **fields: Any) -> list[str]:
@@ -115,6 +122,7 @@ def ending(*moments: datetime | None) -> list[dict[str, Any]]:
         ({"scopes": "read"}, ["error client-unusable"]),
         ({"client_secret": "typed"}, ["error plain-secret"]),
         ({"client_secret": "typed", "disabled": True}, []),
+        ({"client_secret": IMPORTED_HASH}, ["info imported-secret"]),
         ({"client_id": "test_client"}, ["error demo-client"]),
         ({"client_id": "test_client", "disabled": True}, []),
         ({"secrets": ending(NOW + DAY)}, []),  # the first one does not end
@@ -177,6 +185,27 @@ def test_what_a_client_does_not_need_is_found(uses: list[Use], expected: list[st
     assert [f"{each.id} {each.about}" for each in remarks] == expected
     assert list(unused_remarks(document, uses, settings, NOW - 89 * DAY, NOW)) == []
     assert list(unused_remarks({"scopes": 5}, uses, settings, since, NOW)) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "stored", "expected"),
+    [
+        (True, IMPORTED_HASH, ["imported-secret"]),
+        (True, MADE, ["import-over"]),
+        (False, IMPORTED_HASH, ["imported-secret", "import-refused"]),
+        (False, MADE, []),
+    ],
+)
+def test_the_setting_for_imported_secrets_fits_them(
+    setting: bool, stored: str, expected: list[str]
+) -> None:
+    """On as long as there are some, and no longer."""
+    remarks = Remarks()
+    document = {"client_id": "billing", "client_secret": stored, "scopes": ["read"]}
+    remarks.add(client_remarks(document, 100, PRODUCTION, NOW))
+    settings = settings_from({**GOOD, "IMPORTED_SECRETS": setting})
+    found_ = [*remarks.findings(), *import_findings(settings, remarks)]
+    assert [each.id for each in found_] == expected
 
 
 def test_demo_clients_are_welcome_in_development() -> None:
