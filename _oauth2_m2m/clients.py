@@ -356,7 +356,7 @@ class Clients:
     async def update(
         self, client_id: str, *, end_tokens: bool = False, **fields: Unpack[ClientFields]
     ) -> Client:
-        """ClientChange what a client may do; see `register` for the fields.
+        """Change what a client may do; see `register` for the fields.
 
         Args:
             client_id: which one.
@@ -601,7 +601,7 @@ class Clients:
         return make_id(8)
 
     async def _update(self, client: Client, update: Mapping[str, Any], **read: Any) -> None:
-        """ClientChange a client, unless somebody else changed what this change rests on.
+        """Change a client, unless somebody else changed what this change rests on.
 
         A field that becomes `None` is taken out.
         """

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +13,13 @@ import typer
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.audit_reading import MOST_FOUND, AuditReading, json_line
 from _oauth2_m2m.audit_verification import AuditReport
+from _oauth2_m2m.cli.durations import duration_in
 from _oauth2_m2m.cli.output import Json, complain, print_json, say, show, show_all
 from _oauth2_m2m.cli.running import Exit, run
 from _oauth2_m2m.services import Services
 
 app = typer.Typer(help="What happened, and whether the log is intact.", no_args_is_help=True)
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _COLUMNS = ("timestamp", "event_type", "client_id", "ip", "reason", "request_id", "error_id")
 
 
@@ -47,8 +46,8 @@ def tail(
     client: Client = None,
     event: What = None,
     address: Address = None,
-    number: Annotated[
-        int, typer.Option("--number", "-n", min=1, max=MOST_FOUND, help="How many.")
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=MOST_FOUND, help="How many at the most.")
     ] = 20,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="And go on with new ones.")
@@ -60,7 +59,7 @@ def tail(
 
     async def work(services: Services) -> None:
         reading = AuditReading(services)
-        for record in reversed(await reading.search(**what, limit=number)):
+        for record in reversed(await reading.search(**what, limit=limit)):
             _print_line(record, as_json=as_json)
         if follow:
             async for record in reading.follow(**what):
@@ -120,7 +119,7 @@ def export(
 def verify(
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", help="Thumbprint of a key that may have signed. Repeatable."),
+        typer.Option("--key", help="Thumbprint of a key that may have signed; repeat it."),
     ] = None,
     anchor: Annotated[
         Path | None,
@@ -202,10 +201,10 @@ def _what(
 
 def _moment(text: str, now: datetime, option: str) -> datetime:
     """A date and time, in UTC when it names no zone; or how long ago."""
-    ago = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    ago = duration_in(text)
     try:
-        if ago:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if ago is not None:
+            return now - ago
         moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise typer.BadParameter(

@@ -12,7 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from _oauth2_m2m.cli.output import Json, Yes, confirm, print_json, say, show, show_all, words
+from _oauth2_m2m.cli.output import (
+    DryRun,
+    Json,
+    Yes,
+    confirm,
+    print_json,
+    say,
+    show,
+    show_all,
+    words,
+)
 from _oauth2_m2m.cli.running import Exit, ending, run
 from _oauth2_m2m.cli.secrets import ClientId, EndTokens, handed_out, members
 from _oauth2_m2m.client_changes import FIELDS, ClientChange, ClientFields, in_words
@@ -88,7 +98,6 @@ Audience = Annotated[
 Dpop = Annotated[
     bool | None, typer.Option("--dpop/--no-dpop", help="Whether its tokens must be bound.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
 def _given(**fields: Any) -> ClientFields:
@@ -223,7 +232,7 @@ def update(
     end_tokens: EndTokens = False,
     as_json: Json = False,
 ) -> None:
-    """ClientChange what a client may do; what is not named stays as it is.
+    """Change what a client may do; what is not named stays as it is.
 
     Tokens that it has keep what they say until they expire, unless they are ended.
     """
@@ -293,9 +302,7 @@ def apply(
     file: Annotated[
         Path, typer.Argument(exists=True, allow_dash=True, dir_okay=False, help="`-`: from a pipe.")
     ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,
+    dry_run: DryRun = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove who is not in the file.")] = False,
     yes: Yes = False,
     as_json: Json = False,

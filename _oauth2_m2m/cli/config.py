@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from _oauth2_m2m.cli.output import Json, print_json, say, show_all, words
+from _oauth2_m2m.cli.output import DryRun, Json, print_json, say, show_all, words
 from _oauth2_m2m.cli.running import Exit, ending, operator, run, text_or_stdin
 from _oauth2_m2m.config_management import (
     UNSET,
@@ -27,7 +27,6 @@ Assignments = Annotated[
         "from the standard input, where nobody sees it.",
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and stop there.")]
 
 
 @app.command()

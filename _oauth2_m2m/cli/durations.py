@@ -19,10 +19,16 @@ def duration(text: str) -> timedelta:
     """
     if text == "0":
         return timedelta(0)
-    found = _DURATION.fullmatch(text)
-    if found is None:
+    length = duration_in(text)
+    if length is None:
         raise typer.BadParameter(f"{text!r} is no time: use a number and s, m, h or d, such as 7d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return length
+
+
+def duration_in(text: str) -> timedelta | None:
+    """The time that a text is, such as `7d`; `None` when it is something else."""
+    found = _DURATION.fullmatch(text)
+    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
 
 
 def spoken(length: timedelta) -> str:

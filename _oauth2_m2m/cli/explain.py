@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from _oauth2_m2m.cli.output import Json, print_json, print_styled, show, words
 from _oauth2_m2m.cli.routes import AppDir, Factory, routes_in
-from _oauth2_m2m.cli.running import Exit, ending, run
+from _oauth2_m2m.cli.running import Exit, ending, run, text_or_stdin
 from _oauth2_m2m.explaining import Change, Explanation, Outcome, Step
 from _oauth2_m2m.explaining import explain as explained
 from _oauth2_m2m.predicting import Prediction, predict, route_for
@@ -25,7 +24,6 @@ _STYLES = {
     Outcome.UNKNOWN: "yellow",
 }
 _SHOWN = ("timestamp", "event", "client_id", "ip", "method", "route", "request_id", "reason")
-_FROM_STDIN = "-"
 
 ErrorId = Annotated[
     str | None, typer.Argument(help="What the refusal called itself: error_id, or X-Error-ID.")
@@ -78,7 +76,7 @@ def _predict(
     route = route_for(routes_in(name, app_dir, factory), method, f"/{path}")
     if route is None:
         raise ending(Exit.USAGE, f"{name} has no route {method} /{path}: see oauth2-m2m routes")
-    text = sys.stdin.readline().strip() if token == _FROM_STDIN else token
+    text = text_or_stdin(token)
     prediction = run(lambda services: predict(services, text, route))
     if as_json:
         print_json(asdict(prediction))

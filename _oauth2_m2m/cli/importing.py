@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from _oauth2_m2m.cli.output import Json, print_json, say
+from _oauth2_m2m.cli.output import DryRun, Json, print_json, say
 from _oauth2_m2m.cli.running import Exit, ending, run
 from _oauth2_m2m.client_import import (
     LARGEST_EXPORT_BYTES,
@@ -19,8 +19,6 @@ from _oauth2_m2m.client_import import (
 )
 from _oauth2_m2m.errors import ClientExists
 from _oauth2_m2m.services import Services
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
 def import_clients(

@@ -21,6 +21,8 @@ from rich.text import Text
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 #: The option of every command that destroys something.
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether you are sure.")]
+#: The option of every command that can say beforehand what it would do.
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
 def show(members: Mapping[str, Any], *, as_json: bool) -> None:

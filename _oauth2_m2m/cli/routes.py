@@ -19,10 +19,10 @@ Check = Annotated[
     bool, typer.Option("--check", help="Fail on a route that is open, and on an unknown scope.")
 ]
 Public = Annotated[
-    list[str], typer.Option(help="A path that is open on purpose, such as /status. Repeatable.")
+    list[str], typer.Option(help="A path that is open on purpose, such as /status; repeat it.")
 ]
 PublicPrefix = Annotated[
-    list[str], typer.Option(help="The same, for all that is below a path. Repeatable.")
+    list[str], typer.Option(help="The same, for all that is below a path; repeat it.")
 ]
 Factory = Annotated[bool, typer.Option("--factory", help="It is a function that makes the app.")]
 AppDir = Annotated[Path, typer.Option(help="The folder to import it from.")]

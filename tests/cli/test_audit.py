@@ -52,7 +52,7 @@ async def test_the_tail_is_shown_with_the_newest_last(
     used: Database[Any], command_line: CommandLine
 ) -> None:
     """A line for each record."""
-    lines = command_line("audit", "tail", "--number", "2").stdout.splitlines()
+    lines = command_line("audit", "tail", "--limit", "2").stdout.splitlines()
     assert ["login_success" in lines[0], "login_failure" in lines[1]] == [True, True]
     (line,) = command_line("audit", "tail", "-n", "1", "--json").stdout.splitlines()
     assert json.loads(line)["event_type"] == "login_failure"
