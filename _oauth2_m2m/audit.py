@@ -356,7 +356,7 @@ class _Writer:
         try:
             self._own = await log.sign(self.chain, self._own)
             self._is_quiet = False
-        except (TemporarilyUnavailable, ConfigurationError) as failure:
+        except Exception as failure:  # whatever somebody put there: no app's end fails for it
             if not self._is_quiet:
                 _log.error("the audit log is not signed: %s", _words(failure))
             self._is_quiet = True
@@ -446,4 +446,8 @@ def _masked(text: str) -> str:
 
 
 def _words(failure: Exception) -> str:
-    return str(failure.detail if isinstance(failure, TemporarilyUnavailable) else failure)
+    if isinstance(failure, TemporarilyUnavailable):
+        return failure.detail
+    if isinstance(failure, ConfigurationError):
+        return str(failure)
+    return f"the newest checkpoint is none ({type(failure).__name__}): see audit verify"

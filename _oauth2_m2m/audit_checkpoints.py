@@ -31,6 +31,8 @@ from _oauth2_m2m.storage import Document, Storage
 KEPT_LONGER = timedelta(days=2)
 #: Writers that want the same number try again; who never wins signs at the next occasion.
 MOST_ATTEMPTS = 20
+#: More keys than ever signed checkpoints.
+MOST_KEYS = 1000
 _ALGORITHM = "ES256"
 _PURPOSE = b"oauth2-m2m audit checkpoint\0"
 
@@ -55,6 +57,7 @@ class Checkpoints:
         self._keys = storage.collection("audit_keys")
         self._sealer = sealer
         self._key: SigningKey | None = None
+        self._public: dict[str, Any] = {}
 
     async def prepare(self, retention: timedelta) -> None:
         """Make the indexes; a changed retention is set on the one there is."""
@@ -88,7 +91,8 @@ class Checkpoints:
         for _ in range(MOST_ATTEMPTS):
             before = await self._checkpoints.page({}, "_id", 1, newest_first=True)
             newest = before[0] if before else None
-            document = checkpoint_document(newest, span, counted, own, retention, now, key)
+            known = await self._known_keys(newest)
+            document = checkpoint_document(newest, span, counted, own, retention, now, key, known)
             if await self._checkpoints.insert_one(document):
                 return Mark(document["_id"], hash_of(document))
         raise TemporarilyUnavailable(detail="other writers made every next checkpoint")
@@ -105,6 +109,12 @@ class Checkpoints:
         if self._key is None:
             self._key = await self._load_key()
         return self._key
+
+    async def _known_keys(self, checkpoint: Document | None) -> Mapping[str, Any]:
+        """The public keys, read again for a checkpoint that another one signed."""
+        if checkpoint is not None and checkpoint.get("kid") not in self._public:
+            self._public = verifying_keys(await self._keys.page({}, "_id", MOST_KEYS))
+        return self._public
 
     async def _load_key(self) -> SigningKey:
         """The newest key, made where there is none; a unique insert decides whose it is.
@@ -154,13 +164,20 @@ def checkpoint_document(
     retention: timedelta | None,
     now: datetime,
     key: SigningKey,
+    keys: Mapping[str, Any],
 ) -> Document:
-    """The checkpoint that follows the newest one, or the first; as for `Checkpoints.add`."""
+    """The checkpoint that follows the newest one, or the first; as for `Checkpoints.add`.
+
+    What anybody put in the place of the one before is followed too, but not believed: else it could
+    say of all that was before it that its time is over.
+    """
+    known = before if before and is_signed(before, keys) else None
     document = {
         "_id": before["_id"] + 1 if before else 1,
-        "time": max(now, before["time"]) if before else now,  # it does not go back
+        "time": max(now, known["time"]) if known else now,  # it does not go back
         "previous": hash_of(before) if before else NOTHING,
-        "previous_time": before["time"] if before else None,
+        "previous_time": known and known["time"],
+        "previous_kid": known and known["kid"],
         "writer": span.writer,
         "since": span.since,
         "seq": span.seq,

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from _oauth2_m2m.audit_addresses import addresses_from
-from _oauth2_m2m.audit_checkpoints import verifying_keys
+from _oauth2_m2m.audit_checkpoints import MOST_KEYS, verifying_keys
 from _oauth2_m2m.audit_events import ocsf_event
 from _oauth2_m2m.audit_search import search_query
 from _oauth2_m2m.audit_verification import AuditReport, Verification, is_whole
@@ -23,8 +23,6 @@ MOST_FOUND = 10_000
 #: when its request began.
 FOLLOW_SECONDS = 1.0
 _LOOKED_AT_AGAIN = timedelta(seconds=30)
-#: More keys than ever signed checkpoints.
-_MOST_KEYS = 1000
 _COUNTED_AT_ONCE = 100
 _BY_TIME = {"timestamp": 1}
 
@@ -126,7 +124,7 @@ class AuditReading:
             TemporarilyUnavailable: the database does not answer.
         """
         settings = await self._services.ready()
-        public = verifying_keys(await self._keys.page({}, "_id", _MOST_KEYS))
+        public = verifying_keys(await self._keys.page({}, "_id", MOST_KEYS))
         check = Verification(public, _now, settings.audit_retention, keys, anchors)
         async for checkpoint in self._checkpoints.stream({}, {"_id": 1}):
             check.checkpoint(checkpoint)

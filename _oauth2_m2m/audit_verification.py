@@ -156,8 +156,9 @@ class Verification:
         """Judge what only all of them together show."""
         first = self._first
         if first is not None and first["_id"] != 1:
-            before = first.get("previous_time")
-            if not (isinstance(before, datetime) and before < self.kept_from() - KEPT_LONGER):
+            before, is_known = first.get("previous_time"), first.get("previous_kid") is not None
+            is_over = isinstance(before, datetime) and before < self.kept_from() - KEPT_LONGER
+            if not (is_known and is_over):
                 where = f"checkpoints 1 to {first['_id'] - 1}"
                 self.report.add(Wrong.REMOVED, where, "their time is not over")
         head = self.report.head
@@ -171,6 +172,12 @@ class Verification:
         if not (is_canonical(checkpoint) and is_signed(checkpoint, self._keys)):
             self.report.add(Wrong.ALTERED, _checkpoint(number), "its signature does not fit it")
             return
+        self._check_key(kid, number)
+        before = checkpoint.get("previous_kid")
+        if before is not None and before != kid:
+            self._check_key(before, number - 1)
+
+    def _check_key(self, kid: str, number: int) -> None:
         if kid not in self.report.keys:
             self.report.keys.append(kid)
         if self._pins and kid not in self._pins:
@@ -198,11 +205,11 @@ class Verification:
     def _check_own(self, checkpoint: Document, number: int) -> None:
         """A writer remembers its last checkpoint: the end of the chain cannot be cut under it."""
         own, known = checkpoint["own"], self._marks.get(checkpoint["writer"])
-        if own is None:
+        if own is None or self._first is None or own["number"] < self._first["_id"]:
             return
-        is_cut = own["number"] >= number
-        is_another = known is not None and known.number == own["number"]
-        if is_cut or (is_another and known is not None and known.hash != own["hash"]):
+        # Its newest one may be newer than it knows: it did not learn what became of it.
+        is_newer = known is not None and own["number"] < known.number
+        if not is_newer and (known is None or own != known.as_member()):
             why = f"checkpoint {number} was made by a writer that had made another {own['number']}"
             self.report.add(Wrong.REMOVED, _checkpoint(own["number"]), why)
 

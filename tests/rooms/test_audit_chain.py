@@ -71,7 +71,7 @@ class World:
             return
         before = self.checkpoints[-1] if self.checkpoints else None
         last = own[-1] if own else None
-        made = checkpoint_document(before, span, [], last, RETENTION, self.now, KEY)
+        made = checkpoint_document(before, span, [], last, RETENTION, self.now, KEY, KEYS)
         self.checkpoints.append(as_stored(made))
         if outcome == "ok":
             own.append(Mark(made["_id"], hash_of(made)))
@@ -387,6 +387,7 @@ def signed_anew(world: World, key: Any = KEY) -> None:
     for checkpoint in world.checkpoints:
         checkpoint["previous"] = hash_of(before) if before else ""
         checkpoint["kid"], checkpoint["own"] = key.kid, None
+        checkpoint["previous_kid"] = key.kid if before else None
         checkpoint["signature"] = b64url_encode(key.sign(_message(checkpoint))).decode()
         before = checkpoint
 
@@ -416,6 +417,44 @@ def test_the_end_of_the_checkpoints_is_not_cut_under_a_living_writer() -> None:
     world.write(2, 1)
     world.sign(2)
     assert [f.what for f in world.verify().findings if "checkpoint" in f.where] == ["removed"]
+
+
+def test_a_checkpoint_is_missed_when_another_writer_took_its_number() -> None:
+    """Its writer names it in the next one: what it signed is not taken for expired."""
+    world = World()
+    for writer in (0, 1, 0):
+        world.write(writer, 3)
+        world.sign(writer)
+    gone = world.checkpoints.pop()
+    for seq in range(gone["since"] + 1, gone["seq"] + 1):
+        del world.records[record_id(gone["writer"], seq)]
+    for writer in (1, 0):
+        world.write(writer, 3)
+        world.sign(writer)
+    found = world.verify().findings
+    assert [(f.what, f.where) for f in found] == [("removed", "checkpoint 3")]
+
+
+@pytest.mark.parametrize("by", [None, OTHER_KEY], ids=["nobody", "another key"])
+def test_what_is_put_before_the_next_checkpoint_does_not_make_those_before_expire(by: Any) -> None:
+    """It is followed, and not believed: whoever takes all before it away is found out."""
+    world = busy_as_named()
+    old = {**world.checkpoints[-1], "_id": 5, "time": NOW - 100 * RETENTION}
+    if by is not None:
+        old["kid"] = by.kid
+        old["signature"] = b64url_encode(by.sign(_message(old))).decode()
+    world.checkpoints.append(old)
+    keys = verifying_keys([{"public": dict(key.public_jwk)} for key in (KEY, OTHER_KEY)])
+    span = Chain().span()
+    made = checkpoint_document(old, span, [], None, RETENTION, world.now, KEY, keys)
+    world.checkpoints = [as_stored(made)]
+    world.records = {}
+    report = world.verify(keys=keys, pins=[KEY.kid])
+    if by is None:
+        assert [f.where for f in report.findings] == ["checkpoints 1 to 5"]
+    else:
+        assert [(f.what, f.where) for f in report.findings] == [("forged", "checkpoint 5")]
+        assert set(world.verify(keys=keys).keys) == {KEY.kid, OTHER_KEY.kid}
 
 
 def test_another_key_is_not_taken_for_ours() -> None:
