@@ -123,7 +123,7 @@ class ClientUsage:
             self._usage.ensure_index(keys, unique=True),
             self._usage.ensure_index([("last_used_at", 1)], lifetime=KEPT),
         )
-        await self._usage.upsert([({"_id": _SINCE}, {"$setOnInsert": {"since": _now()}})])
+        await self._usage.insert_one({"_id": _SINCE, "since": _now()})  # unless it is there
 
     async def since(self) -> datetime:
         """Since when use is noted in this database."""

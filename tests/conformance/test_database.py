@@ -138,6 +138,7 @@ async def test_nothing_that_a_caller_holds_stands_in_the_clear(
     assert set(database.list_collection_names()) == {
         "audit_checkpoints",
         "audit_logs",
+        "client_usage",
         "clients",
         "config",
         "keys",
@@ -157,6 +158,10 @@ async def test_nothing_that_a_caller_holds_stands_in_the_clear(
 INDEXES: dict[str, set[tuple[Any, ...]]] = {
     "config": set(),
     "clients": {("client_id", "unique")},
+    "client_usage": {
+        ("client_id", "kind", "name", "unique"),
+        ("last_used_at", 400 * A_DAY),
+    },
     "tokens": {("refresh_token", "unique"), ("family_id",), ("expires_at", SIX_HOURS)},
     # The second finds documents of the older shape, which hold the whole token.
     "revoked_tokens": {("expires_at", SIX_HOURS), ("token", "partial"), ("seq", "partial")},
