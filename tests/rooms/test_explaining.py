@@ -83,7 +83,7 @@ def test_a_rule_of_another_flow_is_told_first() -> None:
         ("scope", {}, "it may ask for read write"),
         ("role", {"wanted": "admin"}, "its role is user; the route asks for admin"),
         ("resource", {}, "it may ask for https://api.example/ besides AUDIENCE"),
-        ("budget", {}, "its own limit is 7 a minute"),
+        ("budget", {}, "its own limit is 7 in one minute"),
         ("token_live", {}, "the client is enabled"),
     ],
 )
