@@ -193,9 +193,10 @@ def show_client(client_id: ClientId, as_json: Json = False) -> None:
     show(facts | {"secrets": len(secrets) or None}, as_json=False)
     for kind in (Used.SCOPE, Used.ASKED_SCOPE, Used.ROLE, Used.GRANT):
         used = {use.name: use.last_used_at for use in uses if use.kind is kind}
-        say(f"\n{_HEADINGS[kind]}: " + (words(used) or "none seen"))
+        typer.echo(f"\n{_HEADINGS[kind]}: " + (words(used) or "none seen"))
     for each in spare:
-        say(f"\nCould go: {each.what} {each.name}".rstrip() + f" ({each.why})\n  {each.how}")
+        thing = f"{each.what} {each.name}".rstrip()
+        typer.echo(f"\nCould go: {thing} ({each.why})\n  {each.how}")
 
 
 _HEADINGS = {
@@ -319,7 +320,7 @@ def apply(
         raise ending(Exit.USAGE, str(fault)) from None
     changes = run(lambda services: services.clients.plan(wanted, prune=prune))
     for change in changes:
-        say(line_of(change))
+        typer.echo(line_of(change), err=as_json)
     if not changes:
         say("Nothing to do.")
     removed = [change for change in changes if change.action in ("remove", "disable")]

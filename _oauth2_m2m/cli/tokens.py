@@ -84,9 +84,9 @@ def _show(report: TokenReport) -> None:
         verdict["genuine"] = "no: what it says proves nothing"
     show({**verdict, **dict(map(_readable, report.claims.items()))}, as_json=False)
     for reason in report.why_not:
-        say(f"not live: {reason}")
+        typer.echo(f"not live: {reason}")
     for note in report.notes:
-        say(f"note: {note}")
+        typer.echo(f"note: {note}")
 
 
 def _readable(claim: tuple[str, Any]) -> tuple[str, Any]:

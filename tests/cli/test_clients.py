@@ -100,7 +100,7 @@ async def test_what_a_client_uses_and_does_not_need_is_shown(
         ("refresh tokens", ""),
         ("networks", ""),
     ]
-    assert "Could go: scope write" in command_line("clients", "show", "billing").stderr
+    assert "Could go: scope write" in command_line("clients", "show", "billing").stdout
     for each in spare:
         command_line(*each["how"].split()[1:])
     assert command_line.json("clients", "show", "billing")["superfluous"] == []
@@ -139,7 +139,7 @@ async def test_a_file_is_applied_and_a_second_time_there_is_nothing_to_do(
         await token_of(server, "billing", done["secrets"][0]["client_secret"])
         file.write_text(FILE.replace("[read, write]", "[read, admin]"))
         result = command_line("clients", "apply", file)
-        assert "~ update billing: scopes +admin -write" in result.stderr
+        assert "~ update billing: scopes +admin -write" in result.stdout
         tokens = await token_of(server, "billing", done["secrets"][0]["client_secret"])
     assert tokens.scope == "admin read"
 
@@ -156,7 +156,7 @@ async def test_pruning_removes_who_is_not_in_the_file(
     command_line("clients", "apply", file, "--prune", code=1)
     assert database.clients.count_documents({}) == 2
     result = command_line("clients", "apply", file, "--prune", "--yes")
-    assert "- remove stranger" in result.stderr
+    assert "- remove stranger" in result.stdout
     left = [document["client_id"] for document in database.clients.find().sort("client_id", 1)]
     assert left == ["billing", "reports"]
 

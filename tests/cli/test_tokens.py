@@ -130,7 +130,7 @@ async def test_it_is_said_why_a_token_is_not_live(
     assert report["live"] is False
     assert any(why.startswith(reason) for why in report["why_not"]), report["why_not"]
     result = command_line("tokens", "inspect", token, code=1)
-    assert f"not live: {reason}" in result.stderr
+    assert f"not live: {reason}" in result.stdout
 
 
 async def test_an_expired_token_is_judged_in_every_other_way_too(
