@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from pymongo.database import Database
 from _oauth2_m2m.config import SAMPLE_KEYS, Secret, Settings, settings_from, weaknesses
 from example.mongodb import free_port
 from oauth2_m2m import ConfigurationError, OAuth2Error, OAuth2M2M
+from tests.command_line import CommandLine
 from tests.example_service import pasted, serving
 from tests.papers import ROOT, blocks, codes, mongosh, paper, section, table
 
@@ -70,12 +72,13 @@ def test_the_curl_lines_are_answered_as_shown(mongo_url: str, database_name: str
 def test_a_client_that_is_registered_as_shown_works_in_the_app_as_shown(
     mongo_url: str, database_name: str, database: Database[Any]
 ) -> None:
-    """Both Python blocks run as they stand, and so does the client that is typed into mongosh."""
-    program = python_block("Register a client", mongo_url, database_name)
-    printed = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    client_id, secret = printed.split()
+    """The app runs as it stands, with the clients that are made by commands and in mongosh."""
+    (commands,) = blocks(section(README, "Register a client"), "sh")
+    run = CommandLine(mongo_url, database_name)
+    lines = [shlex.split(line, comments=True) for line in commands.splitlines()]
+    printed = [run(*words).stdout for _, *words in lines]
+    client_id, secret = re.findall(r"^client_(?:id|secret) +(\S+)", printed[0], re.MULTILINE)
+    assert client_id in printed[1]
     (line,) = blocks(section(README, "Register a client"), "js")
     mongosh(line, database)
 
