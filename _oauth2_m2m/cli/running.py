@@ -60,8 +60,8 @@ def run(work: Callable[[Services], Awaitable[T]], *, prepared: bool = True) -> T
     except (TemporarilyUnavailable, PyMongoError) as failure:
         raise ending(Exit.UNAVAILABLE, _unreachable(failure)) from None
     except ConfigurationError as mistake:
-        is_away = str(mistake).startswith("MongoDB is unreachable")
-        raise ending(Exit.UNAVAILABLE if is_away else Exit.FOUND, str(mistake)) from None
+        code = Exit.UNAVAILABLE if _is_away(mistake) else Exit.FOUND
+        raise ending(code, str(mistake)) from None
     except OAuth2M2MError as refusal:
         raise ending(Exit.FOUND, str(refusal)) from None
 
@@ -107,11 +107,34 @@ async def _run(work: Callable[[Services], Awaitable[T]], prepared: bool) -> T:
             sealer_from(os.environ.get(KEY_ENCRYPTION_KEY)),
         )
         try:
-            if prepared:
-                await services.prepare()
-            return await work(services)
+            mistake = await _prepare(services) if prepared else None
+            try:
+                return await work(services)
+            except TemporarilyUnavailable:
+                if mistake is not None:
+                    raise mistake from None
+                raise
         finally:
             await services.drain()
+
+
+async def _prepare(services: Services) -> ConfigurationError | None:
+    """Check and make what there is to make; what stands in the way, if the database answers.
+
+    It is told by those commands that cannot go on without: a client that must be stopped now is
+    stopped though the config is broken, or the operator has no key that opens signing keys.
+    """
+    try:
+        await services.prepare()
+    except ConfigurationError as mistake:
+        if _is_away(mistake):
+            raise
+        return mistake
+    return None
+
+
+def _is_away(mistake: ConfigurationError) -> bool:
+    return str(mistake).startswith("MongoDB is unreachable")
 
 
 def _unreachable(failure: Exception) -> str:

@@ -1,0 +1,50 @@
+"""How every command meets a service that is not well."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.command_line import CommandLine
+from tests.server import configure
+
+VARIABLE = "OAUTH2_M2M_KEY_ENCRYPTION_KEY"
+
+
+@pytest.fixture(params=["broken config", "sealed keys"])
+def unwell(
+    request: pytest.FixtureRequest, command_line: CommandLine, database: Database[Any]
+) -> str:
+    """A service with a client, where no worker could start as things are; words that say why."""
+    configure(database, ALGORITHM="ES256")
+    sealing = command_line.using(**{VARIABLE: secrets.token_urlsafe(32)})
+    sealing("clients", "create", "billing", "--scope", "read")
+    sealing("keys", "list")
+    if request.param == "sealed keys":
+        return "sealed with a key that is not at hand"
+    database["config"].update_one({}, {"$set": {"LEEWAY_SECONDS": "much"}})
+    return "LEEWAY_SECONDS must be a whole number"
+
+
+def test_a_client_is_stopped_whatever_else_is_wrong(
+    command_line: CommandLine, database: Database[Any], unwell: str
+) -> None:
+    """Who must act at once need not mend the config first, nor hold the key of the keys."""
+    command_line("clients", "disable", "billing", "--yes")
+    client = database["clients"].find_one({"client_id": "billing"})
+    assert client is not None
+    assert client["disabled"] is True
+    assert database["audit_logs"].count_documents({"event_type": "client_disabled"}) == 1
+
+
+@pytest.mark.parametrize("words", [["keys", "rotate"], ["tokens", "inspect", "a.b.c"]])
+def test_what_needs_the_settings_says_what_is_wrong_with_them(
+    command_line: CommandLine, unwell: str, words: list[str]
+) -> None:
+    """One line that names the cause, with the exit code of what can be mended."""
+    result = command_line(*words, code=1)
+    assert unwell in result.stderr
+    assert result.stderr.count("\n") == 1
