@@ -277,7 +277,7 @@ class Verification:
             record = found.get(each["id"])
             if record is None:
                 if each["timestamp"] >= self.kept_from():
-                    why = f"{_checkpoint(checkpoint['_id'])} sealed it"
+                    why = f"sealed by {_checkpoint(checkpoint['_id'])}"
                     self.report.add(Wrong.REMOVED, each["id"], why)
                 else:
                     self.report.expired += 1
@@ -382,7 +382,7 @@ class _Walk:
             before = min(gap.last, checkpoint["since"]) if self._signed < checkpoint["since"] else 0
             self._missing(gap.first, before, is_expired=True, why="")
             first = max(gap.first, before + 1)
-            why = f"{_checkpoint(number)} signed them"
+            why = f"signed by {_checkpoint(number)}"
             self._missing(first, gap.last, is_expired=is_old, why=why)
         self._seq, self._hash, self._signed = seq, checkpoint["head"], seq
         self._gaps, self._unsigned, self._is_suspect = [], 0, False
@@ -393,7 +393,7 @@ class _Walk:
         for gap in self._gaps:
             is_old = gap.after is not None and gap.after < self._kept_from()
             if is_old or gap.is_proven:
-                why = "later records say that they were written"
+                why = "written, as later records say"
                 self._missing(gap.first, gap.last, is_expired=is_old, why=why)
             else:
                 self._report.maybe_missing += gap.size
