@@ -64,6 +64,7 @@ class Checkpoints:
         await asyncio.gather(
             self._checkpoints.ensure_index([("time", 1)], lifetime=retention + KEPT_LONGER),
             self._checkpoints.ensure_index([("writer", 1), ("seq", 1)]),
+            self._keys.ensure_index([("kid", 1)], unique=True),
         )
 
     async def add(

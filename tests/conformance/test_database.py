@@ -137,6 +137,7 @@ async def test_nothing_that_a_caller_holds_stands_in_the_clear(
         held += [first.access, first.refresh, second.access, second.refresh]
     assert set(database.list_collection_names()) == {
         "audit_checkpoints",
+        "audit_keys",
         "audit_logs",
         "client_usage",
         "clients",
@@ -182,6 +183,7 @@ INDEXES: dict[str, set[tuple[Any, ...]]] = {
         ("sealed", "partial"),
     },
     "audit_checkpoints": {("time", 92 * A_DAY), ("writer", "seq")},
+    "audit_keys": {("kid", "unique")},
 }
 
 
