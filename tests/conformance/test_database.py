@@ -184,7 +184,6 @@ INDEXES: dict[str, set[tuple[Any, ...]]] = {
     },
     "audit_checkpoints": {("time", 92 * A_DAY), ("writer", "seq")},
     "audit_keys": {("kid", "unique")},
-    "client_usage": {("client_id", "kind", "name", "unique"), ("last_used_at", 400 * A_DAY)},
 }
 
 

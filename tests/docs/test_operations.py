@@ -62,7 +62,7 @@ PACES = {
     "remote_documents.MOST_WAITING",
     "audit_checkpoints.MOST_ATTEMPTS",
     "audit_reading.FOLLOW_SECONDS",
-    "audit_reading._MOST_KEYS",
+    "audit_checkpoints.MOST_KEYS",
 }
 
 
