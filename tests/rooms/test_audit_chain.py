@@ -538,3 +538,12 @@ def test_what_is_no_place_in_a_chain(identity: object) -> None:
     """An id of another kind is not taken for one."""
     assert place_of(identity) is None
     assert place_of(record_id("w" * 16, 17)) == ("w" * 16, 17)
+
+
+def test_a_hole_among_unsigned_records_is_counted() -> None:
+    """It may be a removal, or a record that was never written: the report says how many."""
+    world = busy_as_named()
+    writer = world.writers[0][0].writer
+    del world.records[record_id(writer, 6)]  # of 5 to 7, which nothing signs
+    report = world.verify()
+    assert (report.is_intact, report.maybe_missing, report.unsigned) == (True, 1, 2)
