@@ -54,11 +54,14 @@ class _Strict(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping whose members all have names of their own."""
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                mark = node.value[place][0].start_mark
+        names: set[Hashable] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, Hashable):
+                continue  # is refused below
+            if name in names:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{name!r} stands there twice", mark
+                    None, None, f"{name!r} stands there twice", key.start_mark
                 )
+            names.add(name)
         return super().construct_mapping(node, deep)

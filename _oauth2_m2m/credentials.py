@@ -26,7 +26,7 @@ from typing import TypeVar
 from zlib import crc32
 
 from _oauth2_m2m.errors import TooManySecrets
-from _oauth2_m2m.foreign_hashes import is_imported, matches
+from _oauth2_m2m.foreign_hashes import is_imported, looks_foreign, matches
 from _oauth2_m2m.newest import Newest
 
 A = TypeVar("A")
@@ -108,12 +108,12 @@ def fingerprint(text: str) -> str:
 
 
 def is_digest(text: str) -> bool:
-    """Whether the text is shaped like a stored digest.
+    """Whether the text is shaped like a stored digest, ours or another server's.
 
-    Such a text is never accepted from outside: whoever could read the database would otherwise
-    hold every credential in it.
+    Such a text is never accepted from outside: whoever could read the database, or the one that a
+    hash was copied from by hand, would otherwise hold every credential in it.
     """
-    return _DIGEST.fullmatch(text) is not None
+    return _DIGEST.fullmatch(text) is not None or looks_foreign(text)
 
 
 @dataclass(frozen=True, slots=True)

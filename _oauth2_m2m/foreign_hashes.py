@@ -35,7 +35,19 @@ LONGEST_HASH = 1024
 
 _BCRYPT_READS = 72
 _SCRYPT_MEMORY = 64 * 1024 * 1024
-_DIGESTS = frozenset({"sha1", "sha224", "sha256", "sha384", "sha512"})
+#: How long their blocks are, each of which takes all iterations, and how much one iteration costs.
+_DIGESTS = {
+    "sha1": (20, 1),
+    "sha224": (28, 1),
+    "sha256": (32, 1),
+    "sha384": (48, 2),
+    "sha512": (64, 2),
+}
+_SHAPE = re.compile(
+    r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}|\$(?:pbkdf2-|scrypt\$|argon2)\S*\$\S*"
+    r"|(?:pbkdf2_\w+|argon2|bcrypt|bcrypt_sha256|scrypt)\$\S*\$\S*",
+    re.ASCII,
+)
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}", re.ASCII)
 _HYDRA_PBKDF2 = re.compile(
     r"\$pbkdf2-(sha\d+)\$i=(\d{1,9}),l=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)", re.ASCII
@@ -51,6 +63,11 @@ _Verify = Callable[[bytes], bool]
 def is_imported(stored: str) -> bool:
     """Whether a stored secret is a foreign hash."""
     return stored.startswith(IMPORTED)
+
+
+def looks_foreign(text: str) -> bool:
+    """Whether a text has the shape of a hash as other servers store them, or would like to."""
+    return "$" in text and _SHAPE.fullmatch(text) is not None
 
 
 def imported(foreign: str) -> str:
@@ -130,7 +147,8 @@ def _django_pbkdf2(text: str) -> _Verify:
 def _pbkdf2(digest: str, iterations: int, salt: bytes, key: bytes, length: int) -> _Verify:
     if digest not in _DIGESTS or len(key) != length or length < 16:
         raise ValueError("its PBKDF2 hash is of a kind that is not known here")
-    _check_cost("PBKDF2", iterations, MOST_PBKDF2_ITERATIONS)
+    size, factor = _DIGESTS[digest]
+    _check_cost("PBKDF2", iterations * factor * -(-length // size), MOST_PBKDF2_ITERATIONS)
     return lambda secret: hmac.compare_digest(
         key, hashlib.pbkdf2_hmac(digest, secret, salt, iterations, length)
     )

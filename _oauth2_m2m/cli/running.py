@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -56,7 +57,7 @@ def run(work: Callable[[Services], Awaitable[T]], *, prepared: bool = True) -> T
     try:
         return asyncio.run(_run(work, prepared))
     except (BadUrl, ValueError) as mistake:
-        raise ending(Exit.USAGE, str(mistake)) from None
+        raise ending(Exit.USAGE, _unquoted(mistake)) from None
     except (TemporarilyUnavailable, PyMongoError) as failure:
         raise ending(Exit.UNAVAILABLE, _unreachable(failure)) from None
     except ConfigurationError as mistake:
@@ -135,6 +136,12 @@ async def _prepare(services: Services) -> ConfigurationError | None:
 
 def _is_away(mistake: ConfigurationError) -> bool:
     return str(mistake).startswith("MongoDB is unreachable")
+
+
+def _unquoted(mistake: Exception) -> str:
+    """What is wrong, without what PyMongo quotes of a URL: it may be the end of a password."""
+    text = str(mistake)
+    return re.sub(r'".*"', '"..."', text) if isinstance(mistake, BadUrl) else text
 
 
 def _unreachable(failure: Exception) -> str:

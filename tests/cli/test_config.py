@@ -234,3 +234,12 @@ async def test_a_running_service_takes_its_own_change_at_once(
     assert any(
         reason.startswith("set by me: ISSUE_REFRESH_TOKENS") for reason in recorded(database)
     )
+
+
+@pytest.mark.parametrize("password", ["one/two", "one/two?x", "one:two", "one%two", "one@two"])
+def test_a_url_that_cannot_be_read_is_not_quoted(command_line: CommandLine, password: str) -> None:
+    """What stands in it may be a password, whole or in part."""
+    away = command_line.using(MONGODB_URL=f"mongodb://user:{password}@localhost:1/")
+    result = away("config", "show", code=2)
+    assert result.stdout == ""
+    assert "two" not in result.stderr

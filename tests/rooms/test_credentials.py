@@ -144,6 +144,16 @@ def test_a_fingerprint_is_a_digest_that_is_no_credential(text: str) -> None:
         ("sha256$" + "0" * 63, False),
         ("sha256$" + "0" * 64 + "\n", False),
         ("sha256$" + "G" * 64, False),
+        ("imported$x", True),
+        ("$2b$12$" + "a" * 53, True),
+        ("$2b$12$" + "a" * 52, False),
+        ("$pbkdf2-sha256$i=25000,l=32$c2FsdA$a2V5", True),
+        ("pbkdf2_sha256$600000$salt$aGFzaA==", True),
+        ("argon2$argon2id$v=19$m=102400,t=2,p=8$c2FsdA$aGFzaA", True),
+        ("$argon2id$v=19$m=102400,t=2,p=8$c2FsdA$aGFzaA", True),
+        ("bcrypt_sha256$$2b$12$" + "a" * 53, True),
+        ("$ecret$", False),
+        ("a$b$c", False),
         ("scrypt", False),
         ("Scrypt$x", False),
         (" scrypt$x", False),
@@ -151,7 +161,7 @@ def test_a_fingerprint_is_a_digest_that_is_no_credential(text: str) -> None:
         (make_client_secret(), False),
         ("", False),
     ],
-    ids=range(13),
+    ids=range(23),
 )
 def test_a_digest_is_known_by_its_shape(text: str, digest: bool) -> None:
     """Whoever could read the database must not hold a credential in his hands."""

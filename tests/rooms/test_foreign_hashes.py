@@ -105,6 +105,11 @@ def test_what_cannot_be_verified_is_not_imported(foreign: str) -> None:
     assert not matches("a secret", "imported$" + foreign)
 
 
+def hydra_hash(digest: str, iterations: int, length: int) -> str:
+    key = b64(b"x" * length).rstrip("=")
+    return f"$pbkdf2-{digest}$i={iterations},l={length}$c2FsdA${key}"
+
+
 def scrypt_hash(n: int, r: int, p: int) -> str:
     return f"scrypt${n}$salt${r}${p}${b64(b'x' * 64)}"
 
@@ -122,6 +127,8 @@ def argon2_hash(memory: int, passes: int) -> str:
             f"pbkdf2_sha256${MOST_PBKDF2_ITERATIONS}$s${b64(b'x' * 32)}",
             f"pbkdf2_sha256${MOST_PBKDF2_ITERATIONS + 1}$s${b64(b'x' * 32)}",
         ),
+        (hydra_hash("sha1", MOST_PBKDF2_ITERATIONS, 20), hydra_hash("sha1", 10**6, 41)),
+        (hydra_hash("sha512", 10**6, 64), hydra_hash("sha512", 10**6 + 1, 64)),
         (scrypt_hash(2**14, 8, MOST_SCRYPT_WORK // 2**17), scrypt_hash(2**14, 8, 17)),
         (argon2_hash(MOST_ARGON2_KIB, 1), argon2_hash(MOST_ARGON2_KIB + 1, 1)),
         (argon2_hash(2**17, MOST_ARGON2_WORK // 2**17), argon2_hash(2**17, 9)),
@@ -130,7 +137,16 @@ def argon2_hash(memory: int, passes: int) -> str:
             f"pbkdf2_sha256$1${'s' * LONGEST_HASH}${b64(b'x' * 32)}",
         ),
     ],
-    ids=["bcrypt", "pbkdf2", "scrypt", "argon2 memory", "argon2 passes", "length"],
+    ids=[
+        "bcrypt",
+        "pbkdf2",
+        "pbkdf2 blocks",
+        "pbkdf2 sha512",
+        "scrypt",
+        "argon2 memory",
+        "argon2 passes",
+        "length",
+    ],
 )
 def test_a_hash_that_costs_too_much_is_refused(fine: str, too_much: str) -> None:
     """The hash says what it costs, so whoever imports one could stop the service with it."""
