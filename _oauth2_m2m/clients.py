@@ -146,12 +146,11 @@ class Clients:
         secret = client_secret
         if secret is None and not set(SECRET_METHODS).isdisjoint(methods or ()):
             secret = make_client_secret()
+        now, secret_id, entries = _now(), None, []
         if secret is not None:
             _check_secret(secret)
-        now, secret_id = _now(), None if secret is None else make_id(_SECRET_ID_CHARACTERS)
-        stored = []
-        if secret is not None and secret_id is not None:
-            stored = [new_entry(secret_id, await self._checker.digest(secret), now)]
+            secret_id, digest = make_id(_SECRET_ID_CHARACTERS), await self._checker.digest(secret)
+            entries = [new_entry(secret_id, digest, now)]
         document: Document = {
             "client_id": check_new_id(make_id() if client_id is None else client_id),
             **stored_fields(
@@ -175,7 +174,7 @@ class Clients:
             "role": str.__str__(role),
             "created_at": now,
             "epoch": make_id(8),
-            **fields_of(stored),
+            **fields_of(entries),
             "secrets": None,
         }
         return RegisteredClient(await self._insert(document), secret, secret_id)
