@@ -24,6 +24,7 @@ from fastapi import APIRouter, FastAPI
 from _oauth2_m2m.access_tokens import AccessToken
 from _oauth2_m2m.app_routes import RouteAccess, RouteInfo, routes_of
 from _oauth2_m2m.audit_reading import AuditReading
+from _oauth2_m2m.audit_search import AuditQuery
 from _oauth2_m2m.audit_verification import AuditReport
 from _oauth2_m2m.bearer import AccessTokenGuard, Refused, public
 from _oauth2_m2m.client_changes import ClientChange, ClientFields
@@ -82,6 +83,7 @@ from _oauth2_m2m.token_management import TokenManagement, TokenReport
 
 __all__ = [
     "AccessToken",
+    "AuditQuery",
     "AuditReading",
     "AuditReport",
     "BearerError",

@@ -7,12 +7,12 @@ import json
 from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, Unpack
 
 from _oauth2_m2m.audit_addresses import addresses_from
 from _oauth2_m2m.audit_checkpoints import MOST_KEYS, verifying_keys
 from _oauth2_m2m.audit_events import ocsf_event
-from _oauth2_m2m.audit_search import search_query
+from _oauth2_m2m.audit_search import AuditQuery, search_query
 from _oauth2_m2m.audit_verification import AuditReport, Verification, is_whole
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.storage import Document
@@ -37,29 +37,12 @@ class AuditReading:
         self._checkpoints = storage.collection("audit_checkpoints")
         self._keys = storage.collection("audit_keys")
 
-    async def search(
-        self,
-        *,
-        client_id: str | None = None,
-        event: str | None = None,
-        address: str | None = None,
-        request_id: str | None = None,
-        error_id: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int = 100,
-    ) -> list[dict[str, Any]]:
+    async def search(self, *, limit: int = 100, **what: Unpack[AuditQuery]) -> list[dict[str, Any]]:
         """The records that match all that is given, the newest first.
 
         Args:
-            client_id: the client as it was presented.
-            event: what happened, such as `login_failure`.
-            address: from where. A whole address finds truncated and hashed ones, too.
-            request_id: which request.
-            error_id: which error, as the caller was told.
-            since: not before.
-            until: before.
             limit: how many at the most, 1 to 10,000.
+            what: what is asked for; see `AuditQuery`.
 
         Raises:
             ValueError: the limit is out of range.
@@ -67,19 +50,11 @@ class AuditReading:
         """
         if not 1 <= limit <= MOST_FOUND:
             raise ValueError(f"limit must be from 1 to {MOST_FOUND}")
-        query = await self._query(
-            client_id=client_id,
-            event=event,
-            address=address,
-            request_id=request_id,
-            error_id=error_id,
-            since=since,
-            until=until,
-        )
+        query = await self._query(**what)
         found = self._records.stream(query, {"timestamp": -1}, limit=limit)
         return [record async for record in found]
 
-    async def follow(self, **what: Any) -> AsyncIterator[dict[str, Any]]:
+    async def follow(self, **what: Unpack[AuditQuery]) -> AsyncIterator[dict[str, Any]]:
         """Records that are written from now on, about in the order of time, without end.
 
         Args:
@@ -101,7 +76,7 @@ class AuditReading:
             seen = {name: moment for name, moment in seen.items() if moment >= oldest}
             await asyncio.sleep(FOLLOW_SECONDS)
 
-    async def export(self, *, ocsf: bool = True, **what: Any) -> AsyncIterator[str]:
+    async def export(self, *, ocsf: bool = True, **what: Unpack[AuditQuery]) -> AsyncIterator[str]:
         """The records that match, the oldest first, each as one line of JSON.
 
         Args:
@@ -164,7 +139,7 @@ class AuditReading:
             if is_whole(checkpoint)
         }
 
-    async def _query(self, **what: Any) -> dict[str, Any]:
+    async def _query(self, **what: Unpack[AuditQuery]) -> dict[str, Any]:
         settings = await self._services.ready()
         return search_query(addresses_from(settings), **what)
 

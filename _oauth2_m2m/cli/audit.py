@@ -12,6 +12,7 @@ import typer
 
 from _oauth2_m2m.audit import Event
 from _oauth2_m2m.audit_reading import MOST_FOUND, AuditReading, json_line
+from _oauth2_m2m.audit_search import AuditQuery
 from _oauth2_m2m.audit_verification import AuditReport
 from _oauth2_m2m.cli.durations import duration_in
 from _oauth2_m2m.cli.output import Json, complain, print_json, say, show, show_all
@@ -55,7 +56,7 @@ def tail(
     as_json: Json = False,
 ) -> None:
     """The newest records, the newest last; with --json one a line."""
-    what: dict[str, Any] = {"client_id": client, "event": event, "address": address}
+    what: AuditQuery = {"client_id": client, "event": event, "address": address}
 
     async def work(services: Services) -> None:
         reading = AuditReading(services)
@@ -186,7 +187,7 @@ def _what(
     error_id: str | None,
     since: str | None,
     until: str | None,
-) -> dict[str, Any]:
+) -> AuditQuery:
     now = datetime.now(UTC)
     return {
         "client_id": client,
@@ -194,8 +195,8 @@ def _what(
         "address": address,
         "request_id": request_id,
         "error_id": error_id,
-        "since": since and _moment(since, now, "--since"),
-        "until": until and _moment(until, now, "--until"),
+        "since": _moment(since, now, "--since") if since else None,
+        "until": _moment(until, now, "--until") if until else None,
     }
 
 

@@ -26,6 +26,7 @@ NOWHERE = "mongodb://127.0.0.1:1"
 
 EXPORTED = {
     "AccessToken",
+    "AuditQuery",
     "AuditReading",
     "AuditReport",
     "BearerError",
