@@ -87,20 +87,26 @@ class AuditReading:
             yield json_line(ocsf_event(record) if ocsf else record)
 
     async def verify(
-        self, *, keys: Collection[str] = (), anchors: Mapping[int, str] | None = None
+        self,
+        *,
+        keys: Collection[str] = (),
+        anchors: Mapping[int, str] | None = None,
+        kept: timedelta | None = None,
     ) -> AuditReport:
         """Look for records that were removed, altered or added.
 
         Args:
             keys: the thumbprints of the keys that may have signed; any when none is given.
             anchors: hashes of checkpoints as they were noted elsewhere, by their number.
+            kept: how long records must have been kept; else what the config and the checkpoints
+                say, which who can write to the database can shorten.
 
         Raises:
             TemporarilyUnavailable: the database does not answer.
         """
         settings = await self._services.ready()
         public = verifying_keys(await self._keys.page({}, "_id", MOST_KEYS))
-        check = Verification(public, _now, settings.audit_retention, keys, anchors)
+        check = Verification(public, _now, settings.audit_retention, keys, anchors, kept)
         async for checkpoint in self._checkpoints.stream({}, {"_id": 1}):
             check.checkpoint(checkpoint)
         check.end_of_checkpoints()

@@ -109,6 +109,7 @@ class Verification:
         retention: how long records are kept as is set now.
         pins: the keys that may sign, by thumbprint; any when there is none.
         anchors: the hashes of checkpoints as they were noted elsewhere, by number.
+        kept: how long records must have been kept, whatever the database says of that.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Verification:
         retention: timedelta,
         pins: Collection[str] = (),
         anchors: Mapping[int, str] | None = None,
+        kept: timedelta | None = None,
     ) -> None:
         self.report = AuditReport()
         self._keys = keys
@@ -125,12 +127,15 @@ class Verification:
         self._retention = retention
         self._pins = pins
         self._anchors = dict(anchors or {})
+        self._kept = kept
         self._expired_once: datetime | None = None  # what expired, as checkpoints say
         self._first: Document | None = None
         self._marks: dict[str, Mark] = {}
 
     def kept_from(self) -> datetime:
         """Nothing that is younger may be missing. A shorter retention in between counts too."""
+        if self._kept is not None:
+            return self._clock() - self._kept + CLOCK_SKEW
         moment = self._clock() - self._retention
         return max(moment, self._expired_once or moment) + CLOCK_SKEW
 
@@ -161,6 +166,8 @@ class Verification:
             if not (is_known and is_over):
                 where = f"checkpoints 1 to {first['_id'] - 1}"
                 self.report.add(Wrong.REMOVED, where, "their time is not over")
+        if self._pins and not self.report.keys:
+            self.report.add(Wrong.REMOVED, "all checkpoints", "none is signed with that key")
         head = self.report.head
         for number, noted in self._anchors.items():
             if head is None or number > head.number:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +14,8 @@ from _oauth2_m2m.audit import Event
 from _oauth2_m2m.audit_reading import MOST_FOUND, AuditReading, json_line
 from _oauth2_m2m.audit_search import AuditQuery
 from _oauth2_m2m.audit_verification import AuditReport
-from _oauth2_m2m.cli.durations import duration_in
-from _oauth2_m2m.cli.output import Json, complain, print_json, say, show, show_all
+from _oauth2_m2m.cli.durations import duration, duration_in
+from _oauth2_m2m.cli.output import Json, complain, print_json, say, show, show_all, words
 from _oauth2_m2m.cli.running import Exit, run
 from _oauth2_m2m.services import Services
 
@@ -130,6 +130,14 @@ def verify(
             help="A file with heads that were noted before, a number and a hash on each line.",
         ),
     ] = None,
+    kept: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="How long records must have been kept, such as 90d; else as the database says.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find every record that was removed, altered or added. Exit code 1 when there is one."""
@@ -137,7 +145,9 @@ def verify(
         anchors = _anchors(anchor.read_text(encoding="utf-8")) if anchor else {}
     except ValueError as mistake:
         raise typer.BadParameter(str(mistake), param_hint="--anchor") from None
-    report = run(lambda services: AuditReading(services).verify(keys=key or (), anchors=anchors))
+    report = run(
+        lambda services: AuditReading(services).verify(keys=key or (), anchors=anchors, kept=kept)
+    )
     if as_json:
         print_json({"intact": report.is_intact, **asdict(report)})
     else:
@@ -169,7 +179,7 @@ def _print_line(record: dict[str, Any], *, as_json: bool) -> None:
         return
     row = _row(record)
     moment = f"{row.pop('timestamp'):%Y-%m-%d %H:%M:%S}"
-    typer.echo("  ".join([moment, *(str(value) for value in row.values() if value)]))
+    typer.echo("  ".join([moment, *(words(value) for value in row.values() if value)]))
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:

@@ -63,12 +63,12 @@ def print_json(value: object) -> None:
 
 def say(message: str) -> None:
     """Tell people how it went; programs read the standard output, and this is not there."""
-    typer.echo(message, err=True)
+    typer.echo(_harmless(message), err=True)
 
 
 def complain(message: str) -> None:
     """Say what is wrong and what to do, in one line."""
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {_harmless(message)}", err=True)
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -95,8 +95,13 @@ def words(value: object) -> str:
         return " ".join(sorted(map(words, value)))
     if isinstance(value, list | tuple):
         return " ".join(map(words, value))
+    return _harmless(str(value)).replace("\n", "\N{REPLACEMENT CHARACTER}")
+
+
+def _harmless(text: str) -> str:
+    """A text that cannot steer the terminal, whoever chose parts of it: a file, or a database."""
     return "".join(
-        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value)
+        each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text
     )
 
 

@@ -105,6 +105,7 @@ async def test_a_key_is_pinned_and_a_head_noted(
     for name in ("audit_logs", "audit_checkpoints"):
         used[name].delete_many({})
     command_line("audit", "verify")
+    command_line("audit", "verify", "--key", key, code=1)
     command_line("audit", "verify", "--anchor", heads, code=1)
 
 

@@ -114,3 +114,15 @@ async def test_people_are_told_what_is_left_to_do(
     assert "30 s" in result.stderr
     (tmp_path / "nonsense").write_text("nonsense")
     assert "no JSON" in command_line("import", "hydra", tmp_path / "nonsense", code=2).stderr
+
+
+def test_what_an_export_calls_a_client_does_not_steer_the_terminal(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    """Nor what stands there else: it is another server's, and is said all the same."""
+    export = tmp_path / "clients.json"
+    members = {"client_id": "evil\x1b[2J", "grant_types": ["client_credentials"]}
+    export.write_text(json.dumps([members]), encoding="utf-8")
+    result = command_line("import", "hydra", export)
+    assert "evil" in result.stderr
+    assert "\x1b" not in result.output + result.stderr

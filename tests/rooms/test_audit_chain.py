@@ -381,6 +381,25 @@ def test_records_may_go_that_went_while_the_retention_was_shorter() -> None:
     assert [f.where for f in world.verify().findings] == [third]
 
 
+def test_records_must_be_there_as_long_as_somebody_says_who_knows() -> None:
+    """Whoever can write to the database can shorten the retention there, and lengthen it again."""
+    world = World()
+    world.write(0, 2)
+    world.sign(0)
+    world.wait(60)
+    world.write(0, 2)
+    world.sign(0)
+    world.checkpoints[-1]["retention_days"] = 1 / 48
+    signed_anew(world)
+    del world.records[min(world.records)]
+    assert world.verify().findings == []
+    assert world.verify(retention=MINUTE).findings == []
+    for options in ({}, {"retention": MINUTE}):
+        report = world.verify(kept=2 * HOUR, **options)
+        assert [f.what for f in report.findings] == ["removed"]
+    assert world.verify(kept=HOUR / 2).findings == []
+
+
 def signed_anew(world: World, key: Any = KEY) -> None:
     """Give every checkpoint a signature and its successor's hash, as who has the key could."""
     before = None
