@@ -42,7 +42,6 @@ _USUAL: Mapping[str, object] = {
     "allowed_networks": [],
     "audience": [],
     "dpop_bound_access_tokens": False,
-    "disabled": False,
 }
 
 Action = Literal["create", "update", "disable", "enable", "remove"]

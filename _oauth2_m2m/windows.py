@@ -32,13 +32,12 @@ class Period(IntEnum):
         return self.name.lower()
 
 
-#: How the beginning of a window is written at the end of its key; the length tells which it is.
+#: How the beginning of a window is written at the end of its key, each in a length of its own.
 _FORMATS = {
     Period.MINUTE: "%Y%m%d%H%M",
     Period.HOUR: "%Y%m%d%H",
     Period.DAY: "%Y%m%d",
 }
-_BY_LENGTH = {12: Period.MINUTE, 10: Period.HOUR, 8: Period.DAY}
 
 
 class Limits(NamedTuple):
@@ -126,23 +125,6 @@ def exceeded(windows: Sequence[Window], places: Sequence[int]) -> Sequence[Windo
 def seconds_left(period: Period, now: datetime) -> int:
     """Until the window of this moment ends: at least 1."""
     return period - int(now.timestamp() // 1) % period
-
-
-def window_end(key: str) -> datetime:
-    """When the window of a key is over, in UTC, by the clock of whoever counts in it.
-
-    Args:
-        key: the `_id` of a document in `rate_limits`, or of the audit record of its refusals.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    stamp = key.removesuffix(_OBSERVED).rpartition(":")[2]
-    period = _BY_LENGTH.get(len(stamp)) if stamp.isdecimal() else None
-    if period is None:
-        raise ValueError("no key of a window")
-    begin = datetime.strptime(stamp, _FORMATS[period]).replace(tzinfo=UTC)
-    return begin + timedelta(seconds=period)
 
 
 def _span(period: Period, now: datetime) -> tuple[str, datetime]:

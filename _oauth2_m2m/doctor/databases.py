@@ -102,8 +102,6 @@ def _durability(facts: DatabaseFacts) -> Iterator[Finding]:
 
 #: What a database user needs on its own database.
 _NEEDED = frozenset({"read", "readWrite", "dbAdmin"})
-#: What it may have on others: to be asked how they are, and nothing else.
-_HARMLESS = frozenset({"clusterMonitor"})
 #: More than the data of one database, on whichever database it is given.
 _BROAD = frozenset({
     "__system", "backup", "clusterAdmin", "clusterManager", "dbAdminAnyDatabase", "dbOwner",
@@ -131,7 +129,7 @@ def _is_too_much(role: str, database: str, ours: str) -> bool:
     """A role that somebody made is judged by those that it is made of, which are listed too."""
     if role in _BROAD:
         return True
-    return database != ours and role in _NEEDED
+    return database != ours and role in _NEEDED  # clusterMonitor, say, may be on others
 
 
 def _disk(facts: DatabaseFacts) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from _oauth2_m2m.errors import RateLimitExceeded
 from _oauth2_m2m.rate_limits import RateLimits
 from _oauth2_m2m.revocation import Question, Revocation
 from _oauth2_m2m.storage import Storage
-from _oauth2_m2m.windows import Limits, budget, window_end
+from _oauth2_m2m.windows import Limits, budget
 
 #: Half an hour before a day ends, so that a few steps lead through hours into the next day.
 NOW = datetime(2030, 1, 2, 23, 30, 59, tzinfo=UTC)
@@ -209,7 +209,7 @@ def test_observed_quotas_refuse_nobody_and_say_whom_they_would_have(
     for record in database["audit_logs"].find():
         assert record["observed"] is True
         assert "observed" in record["reason"]
-        assert record["timestamp"] < window_end(record["_id"])
+        assert record["timestamp"] < record["counted_until"]
 
 
 async def test_the_longest_window_that_refuses_is_named(
