@@ -90,7 +90,7 @@ class ServerJudge:
         return error
 
     def has_role(self, token: AccessToken, role: str) -> bool:
-        """Whether a token has a role, or one that stands above it in `ROLE_ORDER`; notes its use."""
+        """Whether a token has a role, or one above it in `ROLE_ORDER`. Its use is noted."""
         settings = self._services.settings.last_good
         if not has_role(token.roles, role, settings.role_order if settings else ()):
             return False
