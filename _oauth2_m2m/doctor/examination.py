@@ -155,8 +155,9 @@ class Examination:
     async def _add_unused(
         self, remarks: Remarks, page: Sequence[Document], settings: Settings, since: datetime
     ) -> None:
-        used = await self._services.clients.used.of_all([each["client_id"] for each in page])
-        for document in page:
+        named = [each for each in page if isinstance(each["client_id"], str)]
+        used = await self._services.clients.used.of_all([each["client_id"] for each in named])
+        for document in named:
             uses = used[document["client_id"]]
             remarks.add(unused_remarks(document, uses, settings, since, self._now))
 

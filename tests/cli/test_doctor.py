@@ -201,6 +201,16 @@ def test_many_clients_are_one_finding(command_line: CommandLine, database: Datab
     assert "and 5 more" in command_line("doctor", code=1).stdout
 
 
+def test_a_client_whose_id_is_no_text_is_found(
+    command_line: CommandLine, database: Database[Any]
+) -> None:
+    """What somebody mistyped stops no run: it is a finding like others."""
+    database["config"].insert_one(GOOD)
+    database["clients"].insert_one({"client_id": ["a", "b"], "scopes": ["read"]})
+    about = finding(command_line.json("doctor", code=1), "client-unusable")["about"]
+    assert about[0].startswith("['a', 'b']: client_id")
+
+
 def test_a_run_ends_however_many_clients_there_are(
     command_line: CommandLine, database: Database[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
