@@ -23,6 +23,9 @@ __all__ = ["LARGEST_EXPORT_BYTES", "Foreign", "NotImported", "Source", "read_exp
 
 LARGEST_EXPORT_BYTES = 64 * 1024 * 1024
 
+#: What readers meet where somebody wrote a text for a list, or a moment in a million years.
+_NOT_AS_EXPORTED = (AttributeError, TypeError, OverflowError, OSError)
+
 
 class Source(StrEnum):
     """Where an export comes from."""
@@ -82,6 +85,9 @@ def read_export(
             _finish(foreign, scopes)
         except ValueError as fault:
             refused.append(NotImported(client_id=client_id, reason=str(fault)))
+        except _NOT_AS_EXPORTED:
+            reason = "a member of it is of another type than in an export, or out of range"
+            refused.append(NotImported(client_id=client_id, reason=reason))
         else:
             found[client_id] = foreign
     return list(found.values()), refused

@@ -271,6 +271,9 @@ clientGrants:
             },
             "--jwks",
         ),
+        (Source.HYDRA, [hydra_row(client_secret_expires_at=10**30)], "out of range"),
+        (Source.KEYCLOAK, {"clients": [keycloak_client(attributes="x")]}, "another type"),
+        (Source.AUTH0, {"clients": [auth0_client(grant_types=7)]}, "another type"),
     ],
 )
 def test_what_cannot_be_imported_is_named_with_its_reason(
