@@ -10,6 +10,8 @@ import yaml
 from _oauth2_m2m.client_changes import FIELDS
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024
+#: Aliases of aliases make a short text mean more than any memory holds.
+MOST_VALUES = 1_000_000
 
 
 def wanted_from(text: str) -> Mapping[str, Any]:
@@ -27,12 +29,33 @@ def wanted_from(text: str) -> Mapping[str, Any]:
         where = f"line {place.line + 1}: " if place else ""
         problem = getattr(fault, "problem", None) or "it is nested too deeply"
         raise ValueError(f"the file is no YAML: {where}{problem}") from None
+    check_size(content)
     clients = content.get("clients") if isinstance(content, Mapping) else None
     if not isinstance(content, Mapping) or content.keys() != {"clients"}:
         raise ValueError("the file must hold `clients:` and nothing else, an id for each below")
     if not isinstance(clients or {}, Mapping):
         raise ValueError("clients must name each client by its id")
     return clients or {}
+
+
+def check_size(content: object) -> None:
+    """See that what was read of a YAML file is not too much when all its aliases are written out.
+
+    Raises:
+        ValueError: it is, or has no end.
+    """
+    left, count = [content], 0
+    while left:
+        value = left.pop()
+        each: Iterable[object] = ()
+        if isinstance(value, Mapping):
+            each = value.values()
+        elif isinstance(value, list):
+            each = value
+        count += 1
+        left.extend(each)
+        if count + len(left) > MOST_VALUES:
+            raise ValueError(f"the file holds more than {MOST_VALUES} values, its aliases included")
 
 
 def text_of(documents: Iterable[Mapping[str, Any]]) -> str:

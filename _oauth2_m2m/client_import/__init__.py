@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from _oauth2_m2m.client_documents import SECRET_METHODS, client_from
+from _oauth2_m2m.client_files import check_size
 from _oauth2_m2m.client_import import auth0, django, hydra, keycloak
 from _oauth2_m2m.client_import.foreign import Foreign, Refused, Rows
 from _oauth2_m2m.credentials import LONGEST_SECRET, is_digest
@@ -100,9 +101,11 @@ def _parsed(text: str, source: Source) -> Any:
         if source is not Source.AUTH0:
             raise ValueError("the export is no JSON") from None
     try:
-        return yaml.safe_load(text)
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
         raise ValueError("the export is neither JSON nor YAML") from None
+    check_size(content)
+    return content
 
 
 def _finish(foreign: Foreign, scopes: Collection[str]) -> None:

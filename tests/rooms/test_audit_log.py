@@ -220,6 +220,22 @@ async def test_a_checkpoint_is_made_in_time(
     await until(lambda: database["audit_checkpoints"].count_documents({}) == 2)
 
 
+@pytest.mark.parametrize("put", [{"_id": "z"}, {"_id": 2**63 - 1}, {"_id": 9, "kid": {}}], ids=str)
+async def test_the_end_of_an_app_does_not_fail_for_what_was_put_among_the_checkpoints(
+    audit: AuditLog,
+    services: Services,
+    database: Database[Any],
+    caplog: pytest.LogCaptureFixture,
+    put: dict[str, Any],
+) -> None:
+    """The log says so, and so does whoever verifies."""
+    database["audit_checkpoints"].insert_one(put)
+    await write(audit)
+    await audit.drain()
+    assert "the newest checkpoint is none" in caplog.text
+    assert found(await verify(services)) == [("altered", f"checkpoint {put['_id']}")]
+
+
 async def test_the_end_does_not_wait_for_a_database_that_is_away(
     audit: AuditLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from _oauth2_m2m import client_files
 from _oauth2_m2m.client_files import LARGEST_FILE_BYTES, text_of, wanted_from
+from _oauth2_m2m.client_import import Source, read_export
 
 BILLING = "clients:\n  billing:\n    scopes: [read]\n"
 
@@ -59,3 +61,24 @@ def test_what_is_written_is_read_again_and_holds_no_secret() -> None:
     }
     assert not [word for word in ("sha256", "plain", "secret", "epoch") if word in text]
     assert wanted_from("clients:\n") == {}
+
+
+NESTED = "".join(
+    f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 8)}]\n" for number in range(1, 20)
+)
+ALIASES = f"a0: &a0 [x, x, x, x, x, x, x, x]\n{NESTED}"
+
+
+def test_aliases_make_no_file_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they would come to is counted before anybody walks through it; some are fine."""
+    for text in (f"clients: {{}}\n{ALIASES}", "clients: &all {one: *all}\n"):
+        with pytest.raises(ValueError, match="aliases included"):
+            wanted_from(text)
+    with pytest.raises(ValueError, match="aliases included"):
+        read_export(Source.AUTH0, f"clients: []\n{ALIASES}")
+    shared = "clients:\n  one: {scopes: &all [read, write]}\n  two: {scopes: *all}\n"
+    monkeypatch.setattr(client_files, "MOST_VALUES", 10)
+    assert wanted_from(shared)["two"] == {"scopes": ["read", "write"]}
+    monkeypatch.setattr(client_files, "MOST_VALUES", 9)
+    with pytest.raises(ValueError, match="more than 9 values"):
+        wanted_from(shared)
