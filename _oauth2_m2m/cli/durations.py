@@ -9,6 +9,8 @@ import typer
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+#: Ten years; so that every moment which is so far away is one that can be written down.
+LONGEST = timedelta(days=3650)
 
 
 def duration(text: str) -> timedelta:
@@ -21,14 +23,17 @@ def duration(text: str) -> timedelta:
         return timedelta(0)
     length = duration_in(text)
     if length is None:
-        raise typer.BadParameter(f"{text!r} is no time: use a number and s, m, h or d, such as 7d")
+        raise typer.BadParameter(
+            f"{text!r} is no time: use a number and s, m, h or d, such as 7d, up to {LONGEST.days}d"
+        )
     return length
 
 
 def duration_in(text: str) -> timedelta | None:
-    """The time that a text is, such as `7d`; `None` when it is something else."""
+    """The time that a text is, such as `7d`; `None` when it is something else, or too long."""
     found = _DURATION.fullmatch(text)
-    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+    length = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+    return None if length is None or length > LONGEST else length
 
 
 def spoken(length: timedelta) -> str:
