@@ -1,4 +1,4 @@
-"""The bounds of docs/operations.md at their edges: at the bound it works, one more is refused."""
+"""The bounds of docs/bounds.md at their edges: at the bound it works, one more is refused."""
 
 from __future__ import annotations
 

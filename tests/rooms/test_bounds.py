@@ -1,4 +1,4 @@
-"""Each bound of docs/operations.md at its edge, where the rule is a function of values."""
+"""Each bound of docs/bounds.md at its edge, where the rule is a function of values."""
 
 from __future__ import annotations
 
