@@ -50,8 +50,8 @@ class World:
         self._runner = runner
         self._http = httpx.AsyncClient(transport=self.witness, base_url=BASE_URL)
         self._clocks = clocks
-        for place in ("_oauth2_m2m.admission", "_oauth2_m2m.clients", "oauth2_m2m"):
-            monkeypatch.setattr(f"{place}.datetime", SimpleNamespace(now=self._moment))
+        for room in ("admission", "clients", "token_management"):
+            monkeypatch.setattr(f"_oauth2_m2m.{room}.datetime", SimpleNamespace(now=self._moment))
         self.begin()
 
     def begin(self) -> None:

@@ -214,7 +214,8 @@ async def test_every_failure_lasts_as_long_where_imported_secrets_are_taken(
 
     moments = iter([100.0, 100.25])
     clock = SimpleNamespace(monotonic=lambda: next(moments))
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+    loops = SimpleNamespace(sleep=sleep, get_running_loop=asyncio.get_running_loop)
+    monkeypatch.setattr(credentials, "asyncio", loops)  # the driver sleeps, too, beside the tests
     monkeypatch.setattr(credentials, "time", clock)
     assert (await SecretChecker().match("wrong", stored, FROM, imported=True)).stored is None
     assert slept == [0.75]
