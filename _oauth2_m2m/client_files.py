@@ -60,11 +60,15 @@ def check_size(content: object) -> None:
 
 def text_of(documents: Iterable[Mapping[str, Any]]) -> str:
     """Clients as such a file. What is secret, or happens by itself, is not in it."""
-    clients = {document["client_id"]: _fields(document) for document in documents}
     text: str = yaml.safe_dump(
-        {"clients": clients}, sort_keys=False, allow_unicode=True, default_flow_style=None
+        members_of(documents), sort_keys=False, allow_unicode=True, default_flow_style=None
     )
     return text
+
+
+def members_of(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What such a file holds."""
+    return {"clients": {document["client_id"]: _fields(document) for document in documents}}
 
 
 def _fields(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,13 +61,16 @@ class KeyManagement:
             found.append(KeyInfo(signing.kid, signing.algorithm, signs=True))
         return found
 
-    async def rotate(self, *, announce: timedelta = timedelta(0)) -> None:
+    async def rotate(self, *, announce: timedelta = timedelta(0)) -> KeyInfo:
         """Have the next key sign; the one before it verifies on until its last token has expired.
 
         Args:
             announce: how long the next key is published before it signs. Our own workers and
                 `ResourceServer` need none. Others may keep the key set for a while, and would
                 refuse the new key's tokens until they look again. HS256 keys are not published.
+
+        Returns:
+            That key; it signs already, or will.
 
         Raises:
             ValueError: `announce` is negative.
@@ -85,6 +88,11 @@ class KeyManagement:
         else:
             await self._next(settings, now + announce, now)
         await services.settings.fresh()
+        stored, signing = await services.keys.list(), services.keys.ring.signing
+        key = signing_at(stored, signing.algorithm, now + announce)
+        if key is None:  # a shared secret
+            return KeyInfo(signing.kid, signing.algorithm, signs=True)
+        return _info(key, signs=key.kid == signing.kid)
 
     async def burn(self, kid: str) -> None:
         """Give up a key that leaked: all that it signed is refused everywhere, at once.

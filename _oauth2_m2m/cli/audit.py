@@ -105,13 +105,18 @@ def export(
     form: Annotated[
         Form, typer.Option("--format", help="OCSF events, or records as they stand.")
     ] = Form.OCSF,
+    as_json: Json = False,
 ) -> None:
-    """All records that match as JSON Lines, the oldest first."""
+    """All records that match as JSON Lines, or with --json as one array; the oldest first."""
     what = _what(client, event, address, request_id, error_id, since, until)
 
     async def work(services: Services) -> None:
+        separator = "["
         async for line in AuditReading(services).export(ocsf=form is Form.OCSF, **what):
-            typer.echo(line)
+            typer.echo(f"{separator}{line}" if as_json else line)
+            separator = ","
+        if as_json:
+            typer.echo("[]" if separator == "[" else "]")
 
     run(work)
 

@@ -18,6 +18,7 @@ from _oauth2_m2m.cli.output import (
     Yes,
     confirm,
     print_json,
+    report,
     say,
     show,
     show_all,
@@ -27,7 +28,7 @@ from _oauth2_m2m.cli.running import Exit, ending, run
 from _oauth2_m2m.cli.secrets import ClientId, EndTokens, handed_out, members
 from _oauth2_m2m.client_changes import FIELDS, ClientChange, ClientFields, in_words
 from _oauth2_m2m.client_documents import Client, RegisteredClient, client_from
-from _oauth2_m2m.client_files import LARGEST_FILE_BYTES, text_of, wanted_from
+from _oauth2_m2m.client_files import LARGEST_FILE_BYTES, members_of, text_of, wanted_from
 from _oauth2_m2m.client_secrets import SecretInfo
 from _oauth2_m2m.client_usage import Use, Used
 from _oauth2_m2m.least_privilege import Superfluous, superfluous
@@ -269,33 +270,36 @@ def update(
 
 
 @app.command()
-def disable(client_id: ClientId, yes: Yes = False) -> None:
+def disable(client_id: ClientId, yes: Yes = False, as_json: Json = False) -> None:
     """Stop a client: no new tokens, and its live ones are refused everywhere at once."""
     confirm(f"Stop {client_id} and end all its tokens?", yes=yes)
     run(lambda services: services.clients.disable(client_id))
-    say(f"Disabled {client_id}.")
+    report(f"Disabled {client_id}.", as_json=as_json, client_id=client_id, disabled=True)
 
 
 @app.command()
-def enable(client_id: ClientId) -> None:
+def enable(client_id: ClientId, as_json: Json = False) -> None:
     """Let a disabled client work again, with new tokens."""
     run(lambda services: services.clients.enable(client_id))
-    say(f"Enabled {client_id}.")
+    report(f"Enabled {client_id}.", as_json=as_json, client_id=client_id, disabled=False)
 
 
 @app.command()
-def remove(client_id: ClientId, yes: Yes = False) -> None:
+def remove(client_id: ClientId, yes: Yes = False, as_json: Json = False) -> None:
     """Forget a client; its live tokens are refused everywhere at once."""
     confirm(f"Remove {client_id} and end all its tokens?", yes=yes)
     run(lambda services: services.clients.remove(client_id))
-    say(f"Removed {client_id}.")
+    report(f"Removed {client_id}.", as_json=as_json, client_id=client_id, removed=True)
 
 
 @app.command()
-def export() -> None:
-    """Print all clients as YAML, for `apply`. Secrets are not in it."""
+def export(as_json: Json = False) -> None:
+    """Print all clients as YAML, for `apply`, which takes JSON too. Secrets are not in it."""
     documents = run(lambda services: services.clients.documents())
-    typer.echo(text_of(documents), nl=False)
+    if as_json:
+        print_json(members_of(documents))
+    else:
+        typer.echo(text_of(documents), nl=False)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from _oauth2_m2m.cli.output import Json, Yes, confirm, say, show_all
+from _oauth2_m2m.cli.output import Json, Yes, confirm, report, show, show_all
 from _oauth2_m2m.cli.running import run
 from _oauth2_m2m.key_management import KeyManagement
 
@@ -27,19 +27,21 @@ def list_keys(as_json: Json = False) -> None:
 
 
 @app.command()
-def rotate(announce_minutes: Announce = 0) -> None:
+def rotate(announce_minutes: Announce = 0, as_json: Json = False) -> None:
     """Have the next key sign; the one before it verifies on until its last token has expired."""
     announce = timedelta(minutes=announce_minutes)
-    run(lambda services: KeyManagement(services).rotate(announce=announce))
-    say("Rotated. See: oauth2-m2m keys list")
+    key = run(lambda services: KeyManagement(services).rotate(announce=announce))
+    show(
+        {"kid": key.kid, "algorithm": key.algorithm, "signs_from": key.signs_from}, as_json=as_json
+    )
 
 
 @app.command()
-def burn(kid: str, yes: Yes = False) -> None:
+def burn(kid: str, yes: Yes = False, as_json: Json = False) -> None:
     """Give up a key that leaked: all that it signed is refused everywhere, at once."""
     confirm(f"Refuse every token that {kid} has signed?", yes=yes)
     run(lambda services: KeyManagement(services).burn(kid))
-    say(f"Burned {kid}.")
+    report(f"Burned {kid}.", as_json=as_json, kid=kid, burned=True)
 
 
 @app.command()

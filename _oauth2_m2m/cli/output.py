@@ -66,6 +66,14 @@ def say(message: str) -> None:
     typer.echo(_harmless(message), err=True)
 
 
+def report(message: str, *, as_json: bool, **members: Any) -> None:
+    """Say what a command has done: people in words, programs by its members."""
+    if as_json:
+        print_json(members)
+    else:
+        say(message)
+
+
 def complain(message: str) -> None:
     """Say what is wrong and what to do, in one line."""
     typer.echo(f"error: {_harmless(message)}", err=True)

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from _oauth2_m2m.cli.durations import duration, spoken
-from _oauth2_m2m.cli.output import Json, Yes, confirm, print_json, say, show, show_all, words
+from _oauth2_m2m.cli.output import (
+    Json,
+    Yes,
+    confirm,
+    print_json,
+    report,
+    say,
+    show,
+    show_all,
+    words,
+)
 from _oauth2_m2m.cli.running import run
 from _oauth2_m2m.client_documents import RegisteredClient
 from _oauth2_m2m.client_secrets import SecretInfo
@@ -117,6 +127,7 @@ def retire(
     secret_id: Annotated[str, typer.Argument(help="Its id: see `secrets list`.", metavar="SECRET")],
     end_tokens: EndTokens = False,
     yes: Yes = False,
+    as_json: Json = False,
 ) -> None:
     """End one secret at once; the others, and tokens that were had with it, go on working."""
     if not yes:
@@ -126,7 +137,14 @@ def retire(
     run(
         lambda services: services.clients.retire_secret(client_id, secret_id, end_tokens=end_tokens)
     )
-    say(f"Retired {secret_id}.")
+    report(
+        f"Retired {secret_id}.",
+        as_json=as_json,
+        client_id=client_id,
+        secret_id=secret_id,
+        retired=True,
+        tokens_ended=end_tokens,
+    )
 
 
 def handed_out(registered: RegisteredClient) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from _oauth2_m2m.cli.output import Json, Yes, confirm, print_json, say, show
+from _oauth2_m2m.cli.output import Json, Yes, confirm, print_json, report, show
 from _oauth2_m2m.cli.running import Exit, ending, run, text_or_stdin
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.token_management import TokenManagement, TokenReport
@@ -53,6 +53,7 @@ def revoke(
     family: Family = None,
     client_id: ClientId = None,
     yes: Yes = False,
+    as_json: Json = False,
 ) -> None:
     """End a token, a family of tokens, or all tokens of a client: everywhere, at once."""
     named = [each for each in (token, jti, family, client_id) if each is not None]
@@ -63,7 +64,12 @@ def revoke(
     if client_id is not None:
         confirm(f"End every token of {client_id}?", yes=yes)
     run(_ending(token and text_or_stdin(token), jti, family, client_id))
-    say("Revoked: every request that starts from now on sees it.")
+    report(
+        "Revoked: every request that starts from now on sees it.",
+        as_json=as_json,
+        revoked="token" if token else "jti" if jti else "family" if family else "client",
+        id=jti or family or client_id,  # a token itself is printed nowhere
+    )
 
 
 def _ending(
