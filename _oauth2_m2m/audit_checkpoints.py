@@ -8,6 +8,7 @@ key that signs them, which is used for nothing else.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,6 +36,8 @@ MOST_ATTEMPTS = 20
 MOST_KEYS = 1000
 _ALGORITHM = "ES256"
 _PURPOSE = b"oauth2-m2m audit checkpoint\0"
+
+_log = logging.getLogger("oauth2_m2m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +126,28 @@ class Checkpoints:
         A newest one without its private part was given up, and another takes its place.
         """
         newest = await self._newest_key()
-        if newest is None or not newest.get("private"):
+        if newest is None or not await self._may_sign(newest):
             await self._make_key(newest["_id"] + 1 if newest else 1)
             newest = await self._newest_key()
-        if newest is None or not newest.get("private"):
+        if newest is None or not await self._may_sign(newest):
             raise TemporarilyUnavailable(detail="the audit log's key was given up meanwhile")
         private = self._sealer.open(newest["private"], newest["kid"], newest["sealed_with"])
         if newest["sealed_with"] != self._sealer.seals_with:
             await self._seal_again(newest, private)
         return private_signing_key(private, _ALGORITHM)
+
+    async def _may_sign(self, key: Document) -> bool:
+        """Whether a key is one to sign with.
+
+        One in the clear is not where keys are sealed and another one was sealed before: whoever can
+        write to the database could have put it there.
+        """
+        if key.get("sealed_with") is None and self._sealer.seals_with is not None:
+            sealed = await self._keys.find_one({"sealed_with": {"$ne": None}}, ["kid"])
+            if sealed is not None:
+                _log.error("the audit log's key %s is not sealed, so it does not sign", key["kid"])
+                return False
+        return bool(key.get("private"))
 
     async def _newest_key(self) -> Document | None:
         found = await self._keys.page({}, "_id", 1, newest_first=True)

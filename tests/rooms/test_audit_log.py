@@ -321,6 +321,31 @@ async def test_with_the_key_sealed_the_database_alone_cannot_sign(
         KeySealer().open(key["private"], key["kid"], key["sealed_with"])
 
 
+async def test_a_key_that_was_put_there_in_the_clear_does_not_sign(
+    services: Services, storage: Storage, database: Database[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where keys are sealed, who can only write to the database brings none in."""
+    sealer = KeySealer([b"1" * 32])
+    first = await log_of(storage, sealer)
+    await write(first)
+    await first.drain()
+    stranger = await log_of(storage, KeySealer())
+    database["audit_keys"].update_one({"_id": 1}, {"$unset": {"private": ""}})
+    await write(stranger)
+    await stranger.drain()
+    planted = database["audit_keys"].find_one({"_id": 2})
+    assert planted is not None
+    assert planted["sealed_with"] is None
+    log = await log_of(storage, sealer)
+    await write(log)
+    await log.drain()
+    assert "is not sealed" in caplog.text
+    newest = database["audit_checkpoints"].find_one(sort=[("_id", -1)])
+    assert newest is not None
+    assert newest["kid"] != planted["kid"]
+    assert (await verify(services)).is_intact
+
+
 # --- Counted refusals ---------------------------------------------------------------------------
 
 
