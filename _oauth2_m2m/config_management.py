@@ -25,7 +25,7 @@ from _oauth2_m2m.config import (
     settings_from,
     weaknesses,
 )
-from _oauth2_m2m.errors import ConfigChanged, ConfigurationError
+from _oauth2_m2m.errors import ConfigChanged, ConfigurationError, UnfitChange
 from _oauth2_m2m.services import Services
 from _oauth2_m2m.signatures import hs256_key
 from _oauth2_m2m.storage import Document
@@ -105,8 +105,9 @@ class ConfigManagement:
             What is different, which may be nothing.
 
         Raises:
-            ConfigurationError: a field is unknown, the document would not be usable afterwards,
-                or it would have a weakness in production that it does not have now.
+            UnfitChange: a field is unknown, or a value makes the document unusable.
+            ConfigurationError: the document is not usable afterwards either, or it would have a
+                weakness in production that it does not have now.
             ConfigChanged: somebody else changed it meanwhile.
             TemporarilyUnavailable: the database does not answer.
         """
@@ -117,7 +118,7 @@ class ConfigManagement:
         fields = differences(found, after, changes)
         _check_weaknesses(found, settings, services.settings.environment)
         if not _KEY_FIELDS.isdisjoint(field.name for field in fields):
-            await services.keys.check(settings, now)
+            await self._check_keys(settings, now)
         writes = bool(fields) and not dry_run
         if writes:
             await self._write(found, {each.name: after.get(each.name) for each in fields})
@@ -126,6 +127,14 @@ class ConfigManagement:
                 await services.settings.fresh()
         warnings = (*consequences(found, settings), *weaknesses(settings))
         return ConfigChange(fields, warnings, writes)
+
+    async def _check_keys(self, settings: Settings, now: datetime) -> None:
+        try:
+            await self._services.keys.check(settings, now)
+        except ConfigurationError as mistake:
+            if settings.algorithm == "HS256":  # its key is a value of the config, and no other
+                raise UnfitChange(str(mistake)) from None
+            raise
 
     async def _write(self, read: Document, changes: Mapping[str, Any]) -> None:
         settings = self._services.settings
@@ -150,19 +159,22 @@ def changed_document(document: Mapping[str, Any], changes: Mapping[str, Any]) ->
     """The document as it would be after a change.
 
     Raises:
-        ConfigurationError: a field is unknown, or the document would not be usable; the message
+        UnfitChange: a field is unknown, or the change makes the document unusable; the message
             names every field that is at fault.
+        ConfigurationError: it was unusable before, and the change does not mend all of it.
     """
     known = reading_of(document).known
     for name in changes.keys() - set(known):
         near = difflib.get_close_matches(name.upper(), known, 1)
         hint = f": is it {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
-        raise ConfigurationError(f"the config has no field {name}{hint}")
+        raise UnfitChange(f"the config has no field {name}{hint}")
     after = {n: value for n, value in {**document, **changes}.items() if value is not UNSET}
     mistakes = reading_of(after).mistakes
     if mistakes:
         told = "; ".join(f"{name} {mistake}" for name, mistake in mistakes.items())
-        raise ConfigurationError(f"nothing was changed, since {told}")
+        was_there = reading_of(document).mistakes.keys() - changes.keys()
+        error = ConfigurationError if mistakes.keys() <= was_there else UnfitChange
+        raise error(f"nothing was changed, since {told}")
     return after
 
 

@@ -2,6 +2,8 @@
 
     OAuth2M2MError
     ├── ConfigurationError             the operator must mend something; the start fails
+    │   ├── DatabaseUnreachable        namely MongoDB, or the way to it
+    │   └── UnfitChange                m2m.configuration was given what cannot be
     ├── ClientExists, ClientNotFound, ClientChanged
     │                                  m2m.clients was asked for the impossible
     ├── SecretNotFound, LastSecret     so were its secrets
@@ -55,6 +57,14 @@ class OAuth2M2MError(Exception):
 
 class ConfigurationError(OAuth2M2MError):
     """The configuration cannot be used. The message is one line that says what to do."""
+
+
+class DatabaseUnreachable(ConfigurationError):
+    """MongoDB does not answer at the start."""
+
+
+class UnfitChange(ConfigurationError):
+    """A field that is none, or a value that cannot be used: nothing was changed."""
 
 
 class ClientExists(OAuth2M2MError):

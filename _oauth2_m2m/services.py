@@ -16,7 +16,12 @@ from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings
 from _oauth2_m2m.credentials import SecretChecker
 from _oauth2_m2m.deadlines import Deadline
-from _oauth2_m2m.errors import ConfigurationError, TemporarilyUnavailable, UnknownKey
+from _oauth2_m2m.errors import (
+    ConfigurationError,
+    DatabaseUnreachable,
+    TemporarilyUnavailable,
+    UnknownKey,
+)
 from _oauth2_m2m.group_commit import GroupCommit
 from _oauth2_m2m.hooks import EventHook, ExtraClaims
 from _oauth2_m2m.issuing import Issuer
@@ -130,14 +135,15 @@ class Services:
         """Make the config and the indexes where there are none; safe from many workers at once.
 
         Raises:
-            ConfigurationError: something stands in the way; the message says what to do.
+            DatabaseUnreachable: the database does not answer.
+            ConfigurationError: something else stands in the way; the message says what to do.
         """
         try:
             settings = await self.settings.load()
             await self.prepare_rooms(settings)
             await self._probe_read_concern(settings)
         except TemporarilyUnavailable as error:
-            raise ConfigurationError(
+            raise DatabaseUnreachable(
                 f"MongoDB is unreachable ({error.detail}): start it, or set MONGODB_URL"
             ) from None
         self._prepared = True

@@ -19,7 +19,13 @@ from pymongo.errors import PyMongoError
 
 from _oauth2_m2m.cli.output import complain
 from _oauth2_m2m.config import Environment, environment_from
-from _oauth2_m2m.errors import ConfigurationError, OAuth2M2MError, TemporarilyUnavailable
+from _oauth2_m2m.errors import (
+    ConfigurationError,
+    DatabaseUnreachable,
+    OAuth2M2MError,
+    TemporarilyUnavailable,
+    UnfitChange,
+)
 from _oauth2_m2m.key_sealing import VARIABLE as KEY_ENCRYPTION_KEY
 from _oauth2_m2m.key_sealing import sealer_from
 from _oauth2_m2m.services import Services
@@ -56,13 +62,12 @@ def run(work: Callable[[Services], Awaitable[T]], *, prepared: bool = True) -> T
     """
     try:
         return asyncio.run(_run(work, prepared))
-    except (BadUrl, ValueError) as mistake:
+    except (BadUrl, UnfitChange, ValueError) as mistake:
         raise ending(Exit.USAGE, _unquoted(mistake)) from None
+    except DatabaseUnreachable as failure:
+        raise ending(Exit.UNAVAILABLE, str(failure)) from None
     except (TemporarilyUnavailable, PyMongoError) as failure:
         raise ending(Exit.UNAVAILABLE, _unreachable(failure)) from None
-    except ConfigurationError as mistake:
-        code = Exit.UNAVAILABLE if _is_away(mistake) else Exit.FOUND
-        raise ending(code, str(mistake)) from None
     except OAuth2M2MError as refusal:
         raise ending(Exit.FOUND, str(refusal)) from None
 
@@ -127,15 +132,11 @@ async def _prepare(services: Services) -> ConfigurationError | None:
     """
     try:
         await services.prepare()
+    except DatabaseUnreachable:
+        raise
     except ConfigurationError as mistake:
-        if _is_away(mistake):
-            raise
         return mistake
     return None
-
-
-def _is_away(mistake: ConfigurationError) -> bool:
-    return str(mistake).startswith("MongoDB is unreachable")
 
 
 def _unquoted(mistake: Exception) -> str:

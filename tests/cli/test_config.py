@@ -113,9 +113,9 @@ def test_a_database_without_a_config_gets_one(
 def test_a_change_to_nonsense_is_refused(
     command_line: CommandLine, database: Database[Any], assignment: str, says: str
 ) -> None:
-    """The whole document is checked first; together with a good change, nothing is written."""
+    """It is wrong usage; together with a good change, nothing is written."""
     database["config"].insert_one({**GOOD, "ALGORITHM": "HS256"})
-    result = command_line("config", "set", "LEEWAY_SECONDS=5", assignment, code=1)
+    result = command_line("config", "set", "LEEWAY_SECONDS=5", assignment, code=2)
     assert says in result.stderr
     assert stored(database) == {**stored(database), "ALGORITHM": "HS256", "SECRET_KEY": KEY}
     assert "LEEWAY_SECONDS" not in stored(database)

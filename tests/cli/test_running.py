@@ -48,3 +48,14 @@ def test_what_needs_the_settings_says_what_is_wrong_with_them(
     result = command_line(*words, code=1)
     assert unwell in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["clients", "disable", "billing", "--yes"], ["keys", "list"], ["config", "show"]]
+)
+def test_a_database_that_is_away_has_an_exit_code_of_its_own(words: list[str]) -> None:
+    """Whether or not the command prepares the database first."""
+    nowhere = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100"
+    result = CommandLine(nowhere, "nothing")(*words, code=3)
+    assert "MongoDB" in result.stderr
+    assert result.stderr.count("\n") == 1
