@@ -33,6 +33,7 @@ from _oauth2_m2m.windows import Period, seconds_left
 
 _LONGEST_CLIENT_ID = 128
 _LONGEST_REASON = 300
+_LONGEST_OPERATOR = 100
 #: A checkpoint is due after so many records, or that long after the first that none signs.
 MOST_UNSIGNED = 1000
 SIGNED_WITHIN_SECONDS = 60.0
@@ -81,6 +82,7 @@ class AuditLog:
         storage: the database.
         on_event: hears of each record once it is durable.
         sealer: seals the key that signs checkpoints.
+        operator: whose calls they are that no caller made, such as `user@host`.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class AuditLog:
         storage: Storage,
         on_event: EventHook | None = None,
         sealer: KeySealer | None = None,
+        operator: str | None = None,
     ) -> None:
+        self.operator = operator and _masked(operator)[:_LONGEST_OPERATOR]
         self._records = storage.collection("audit_logs")
         self._checkpoints = Checkpoints(storage, sealer or KeySealer())
         self._on_event = on_event
@@ -135,6 +139,7 @@ class AuditLog:
         reason: str | None = None,
         jti: str | None = None,
         refusal: Document | None = None,
+        names_operator: bool = True,
     ) -> Awaitable[bool]:
         """Write one record; durable once awaited.
 
@@ -146,7 +151,11 @@ class AuditLog:
             reason: why, in words for the operator; never a secret.
             jti: the access token that it is about.
             refusal: what else is to be kept of a refusal, beside the other fields.
+            names_operator: whether the reason ends with who the operator is, if it is the
+                operator's call; not where it is only noticed, or says so itself.
         """
+        if caller is None and names_operator and self.operator:
+            reason = _by(self.operator, reason)
         document = _document(event, now, caller, client_id, reason, jti)
         document = self._with_kept_address({**document, **(refusal or {})})
         return self._insert.ask(document)
@@ -431,6 +440,12 @@ def _document(
         "request_id": caller and _masked(caller.request_id),
         "user_agent": caller and caller.user_agent and _masked(caller.user_agent),
     }
+
+
+def _by(operator: str, reason: str | None) -> str:
+    """A reason that ends with who did it, however long it is itself."""
+    end = f"by {operator}"
+    return f"{_masked(reason)[: _LONGEST_REASON - len(end) - 2]}, {end}" if reason else end
 
 
 def _masked(text: str) -> str:

@@ -122,7 +122,10 @@ class ConfigManagement:
         writes = bool(fields) and not dry_run
         if writes:
             await self._write(found, {each.name: after.get(each.name) for each in fields})
-            await services.audit.record(Event.CONFIG_CHANGED, now, reason=_reason(fields, by))
+            reason = _reason(fields, by or services.audit.operator)
+            await services.audit.record(
+                Event.CONFIG_CHANGED, now, reason=reason, names_operator=False
+            )
             if services.settings.last_good is not None:  # this process serves: it sees it at once
                 await services.settings.fresh()
         warnings = (*consequences(found, settings), *weaknesses(settings))

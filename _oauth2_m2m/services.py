@@ -52,6 +52,7 @@ class Services:
         metrics: where they count; nowhere unless given.
         extra_claims: what the app adds to access tokens.
         on_event: what the app does about audit records.
+        operator: who works with the rooms, for the audit log, when nobody asks over HTTP.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Services:
         metrics: Metrics | None = None,
         extra_claims: ExtraClaims | None = None,
         on_event: EventHook | None = None,
+        operator: str | None = None,
     ) -> None:
         self.storage = database if isinstance(database, Storage) else Storage(database, metrics)
-        self.audit = AuditLog(self.storage, on_event, sealer)
+        self.audit = AuditLog(self.storage, on_event, sealer, operator)
         self.keys = Keys(self.storage, self.audit, sealer)
         self.limits = RateLimits(self.storage)
         self.revocation = Revocation(self.storage)

@@ -197,20 +197,24 @@ class SettingsSource:
             if document != self._last_document:  # said once, and tried again: keys can be mended
                 _log.error("the changed config is refused, the last good one stays: %s", mistake)
                 reason = f"refused, the last good one stays: {mistake}"
-                await self._audit.record(Event.CONFIG_CHANGED, now, reason=reason)
+                await self._notice(reason, now)
             return await self._with_keys(last_good)
         before = self._good_document or {}
         changed = sorted(
             name for name in {*before, *document} if before.get(name) != document.get(name)
         )
         reason = f"changed: {', '.join(changed)}"
-        await self._audit.record(Event.CONFIG_CHANGED, now, reason=reason)
+        await self._notice(reason, now)
         try:
             await self._audit.prepare(settings.audit_retention)
         except ConfigurationError as mistake:
             _log.error("the audit log keeps its retention: %s", mistake)
         self._good_document = document
         return settings
+
+    async def _notice(self, reason: str, now: datetime) -> None:
+        """Record what was found in the config, whoever wrote it."""
+        await self._audit.record(Event.CONFIG_CHANGED, now, reason=reason, names_operator=False)
 
     def _checked(self, document: Document) -> Settings:
         settings = settings_from(document)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from _oauth2_m2m.cli.output import DryRun, Json, print_json, say, show_all, words
-from _oauth2_m2m.cli.running import Exit, ending, operator, run, text_or_stdin
+from _oauth2_m2m.cli.running import Exit, ending, run, text_or_stdin
 from _oauth2_m2m.config_management import (
     UNSET,
     ConfigChange,
@@ -50,7 +50,7 @@ def set_fields(assignments: Assignments, dry_run: DryRun = False, as_json: Json 
     if len(changes) < len(assignments):
         raise ending(Exit.USAGE, "a field is named twice")
     change = run(
-        lambda services: ConfigManagement(services).change(changes, by=operator(), dry_run=dry_run),
+        lambda services: ConfigManagement(services).change(changes, dry_run=dry_run),
         prepared=False,
     )
     if as_json:

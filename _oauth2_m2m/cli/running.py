@@ -111,6 +111,7 @@ async def _run(work: Callable[[Services], Awaitable[T]], prepared: bool) -> T:
             # Weak settings are what the operator is here to mend: they must not keep anybody out.
             Environment.DEVELOPMENT if prepared else environment,
             sealer_from(os.environ.get(KEY_ENCRYPTION_KEY)),
+            operator=operator(),
         )
         try:
             mistake = await _prepare(services) if prepared else None

@@ -11,6 +11,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+from _oauth2_m2m.cli.running import operator
 from tests.assertions import es256_key, jwks
 from tests.command_line import CommandLine
 from tests.machine import Machine, Tokens
@@ -70,7 +71,7 @@ async def test_a_client_lives_its_life_on_the_command_line(
         "client_disabled",
     ]
     record = database.audit_logs.find_one({"event_type": "client_updated"}) or {}
-    assert record["reason"] == "changed: scopes -write, role user -> admin"
+    assert record["reason"] == f"changed: scopes -write, role user -> admin, by {operator()}"
 
 
 async def test_what_a_client_uses_and_does_not_need_is_shown(

@@ -11,6 +11,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+from _oauth2_m2m.cli.running import operator
 from tests.command_line import CommandLine
 from tests.machine import Machine
 from tests.server import configure, running
@@ -59,7 +60,7 @@ async def test_a_machine_comes_over_with_its_secret(
             (after,) = command_line.json("secrets", "list", "billing")
             assert (after["stored"], after["id"]) == ("typed", before["id"])
     records = list(database.audit_logs.find({"event_type": "client_created"}))
-    assert [record["reason"] for record in records] == ["imported from hydra"]
+    assert [record["reason"] for record in records] == [f"imported from hydra, by {operator()}"]
 
 
 async def test_a_dry_run_says_the_same_and_writes_nothing(

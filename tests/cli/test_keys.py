@@ -9,6 +9,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
+from _oauth2_m2m.cli.running import operator
 from tests.command_line import CommandLine
 from tests.machine import new_machine
 from tests.server import configure, running
@@ -66,7 +67,7 @@ def test_every_private_key_is_sealed_anew(
     audited = database["audit_logs"].find({"event_type": "key_rotated"})
     reasons = [record["reason"] for record in audited]
     for key in done:
-        assert f"key {key['kid']} sealed anew, with {new}" in reasons
+        assert f"key {key['kid']} sealed anew, with {new}, by {operator()}" in reasons
 
 
 def test_one_key_that_does_not_open_keeps_no_other_open(

@@ -59,3 +59,33 @@ def test_a_database_that_is_away_has_an_exit_code_of_its_own(words: list[str]) -
     result = CommandLine(nowhere, "nothing")(*words, code=3)
     assert "MongoDB" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_the_audit_log_says_who_did_it(command_line: CommandLine, database: Database[Any]) -> None:
+    """Every deed of the command line has who did it once, whatever it changes."""
+    configure(database, ALGORITHM="ES256")
+    command_line = command_line.using(LOGNAME="alice")
+    new = command_line.json("clients", "create", "billing", "--scope", "read")["secret_id"]
+    command_line("clients", "update", "billing", "--scope", "write")
+    command_line("secrets", "add", "billing")
+    command_line("secrets", "retire", "billing", new, "--yes")
+    command_line("tokens", "revoke", "--jti", "one")
+    command_line("tokens", "revoke", "--client", "billing", "--yes")
+    command_line("clients", "disable", "billing", "--yes")
+    command_line("clients", "enable", "billing")
+    command_line("clients", "remove", "billing", "--yes")
+    kid = command_line.json("keys", "rotate")["kid"]
+    command_line("keys", "burn", kid, "--yes")
+    command_line("config", "set", "LEEWAY_SECONDS=5")
+    records = list(database["audit_logs"].find())
+    assert {record["event_type"] for record in records} == {
+        "client_created",
+        "client_updated",
+        "client_disabled",
+        "secret_rotated",
+        "token_revoked",
+        "key_rotated",
+        "config_changed",
+    }
+    for record in records:
+        assert record["reason"].count("by alice@") == 1, record

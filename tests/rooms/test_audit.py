@@ -96,6 +96,26 @@ async def test_a_presented_id_is_bounded_and_no_secret(
         assert len(found["reason"]) <= 300
 
 
+async def test_a_reason_ends_with_who_the_operator_is(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """At its bound too, and without a secret; callers have an address, and no operator."""
+    room = AuditLog(storage, operator="x" * 90 + "@" + "h" * 500)
+    by = "by " + "x" * 90 + "@" + "h" * 9
+    await room.record(Event.CLIENT_UPDATED, NOW, reason="r" * 5000)
+    await room.record(Event.CLIENT_UPDATED, NOW, reason=make_client_secret() + " r" * 500)
+    await room.record(Event.CLIENT_DISABLED, NOW)
+    await room.record(Event.CONFIG_CHANGED, NOW, reason="seen", names_operator=False)
+    await room.record(Event.LOGIN_FAILURE, NOW, caller=CALLER, reason="why")
+    full, masked, alone, *others = [each["reason"] for each in database.audit_logs.find()]
+    assert (len(full), full) == (300, "r" * (298 - len(by)) + f", {by}")
+    assert masked.startswith("m2ms_... r")
+    assert masked.endswith(f", {by}")
+    assert (alone, others) == (by, ["seen", "why"])
+    pasted = AuditLog(storage, operator=f"{make_client_secret()}\n@host")
+    assert pasted.operator == "m2ms_...\N{REPLACEMENT CHARACTER}@host"
+
+
 async def test_refusals_over_a_limit_are_one_record_with_a_count(
     storage: Storage, audit: AuditLog, database: Database[Any]
 ) -> None:
