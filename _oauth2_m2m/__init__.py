@@ -69,6 +69,7 @@ ORDER: tuple[str, ...] = (
     "protected_requests",
     "key_management",
     "config_management",
+    "client_takeover",
     "token_management",
     "doctor",
     "rule_words",

@@ -17,8 +17,7 @@ from _oauth2_m2m.client_import import (
     Source,
     read_export,
 )
-from _oauth2_m2m.errors import ClientExists
-from _oauth2_m2m.services import Services
+from _oauth2_m2m.client_takeover import take_over
 
 
 def import_clients(
@@ -43,56 +42,24 @@ def import_clients(
     except ValueError as fault:
         reason = "the export is not UTF-8" if isinstance(fault, UnicodeDecodeError) else str(fault)
         raise ending(Exit.USAGE, reason) from None
-    there = run(lambda services: _import(services, source, found, dry_run=dry_run))
-    taken = [each for each in found if each.client_id not in there]
-    kept = [NotImported(client_id=i, reason="it is registered here already") for i in there]
-    result = _as_json(taken, [*refused, *kept])
+    done = run(lambda services: take_over(services, source, found, dry_run=dry_run))
+    left = [*refused, *done.left]
     if as_json:
-        print_json(result)
+        print_json(_as_json(done.taken, left))
         return
-    for each in taken:
-        typer.echo(f"+ {each.client_id}: {' '.join(each.fields['scopes']) or 'no scopes'}")
-        for note in each.notes:
-            say(f"  {each.client_id}: {note}")
-    for left in [*refused, *kept]:
-        say(f"not imported: {left.client_id}: {left.reason}")
-    done = "would be imported" if dry_run else "imported"
-    say(f"{len(taken)} {done}, {len(refused) + len(kept)} not.")
-    if any(each.stored for each in taken) and not dry_run:
+    for taken in done.taken:
+        typer.echo(f"+ {taken.client_id}: {' '.join(taken.fields['scopes']) or 'no scopes'}")
+        for note in taken.notes:
+            say(f"  {taken.client_id}: {note}")
+    for each in left:
+        say(f"not imported: {each.client_id}: {each.reason}")
+    outcome = "would be imported" if dry_run else "imported"
+    say(f"{len(done.taken)} {outcome}, {len(left)} not.")
+    if any(each.stored for each in done.taken) and not dry_run:
         say("Running workers take their secrets within 30 s (IMPORTED_SECRETS is true now).")
 
 
-async def _import(
-    services: Services, source: Source, found: Sequence[Foreign], *, dry_run: bool
-) -> list[str]:
-    """Register what can be; the ids that were there already."""
-    there = []
-    if any(each.stored for each in found) and not dry_run:
-        await services.settings.take_imported_secrets()
-    for each in found:
-        if dry_run:
-            known = await services.clients.find(each.client_id) is not None
-        else:
-            known = not await _take_over(services, source, each)
-        there += [each.client_id] if known else []
-    return there
-
-
-async def _take_over(services: Services, source: Source, foreign: Foreign) -> bool:
-    try:
-        await services.clients.take_over(
-            foreign.client_id,
-            foreign.fields,
-            secret=foreign.secret,
-            stored=foreign.stored,
-            origin=source.value,
-        )
-    except ClientExists:
-        return False
-    return True
-
-
-def _as_json(taken: Sequence[Foreign], refused: Sequence[NotImported]) -> Mapping[str, Any]:
+def _as_json(taken: Sequence[Foreign], left: Sequence[NotImported]) -> Mapping[str, Any]:
     return {
         "imported": [
             {
@@ -103,5 +70,5 @@ def _as_json(taken: Sequence[Foreign], refused: Sequence[NotImported]) -> Mappin
             }
             for each in taken
         ],
-        "not_imported": [{"client_id": each.client_id, "reason": each.reason} for each in refused],
+        "not_imported": [{"client_id": each.client_id, "reason": each.reason} for each in left],
     }
