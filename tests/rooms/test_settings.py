@@ -57,6 +57,21 @@ async def test_a_missing_document_is_made_once(storage: Storage, database: Datab
     assert reasons(database) == []
 
 
+async def test_who_notices_a_change_did_not_make_it(
+    storage: Storage, database: Database[Any]
+) -> None:
+    """A command that finds the config changed does not put its operator's name to that."""
+    database.config.insert_one(GOOD)
+    audit = AuditLog(storage, operator="me@here")
+    settings = SettingsSource(
+        storage, audit, Keys(storage, audit, KeySealer()), Environment.DEVELOPMENT
+    )
+    await settings.load()
+    database.config.update_one({}, {"$set": {"LEEWAY_SECONDS": 7}})
+    await settings.fresh()
+    assert reasons(database) == ["changed: LEEWAY_SECONDS"]
+
+
 async def test_a_document_typed_by_hand_is_honoured(
     storage: Storage, database: Database[Any]
 ) -> None:
