@@ -560,11 +560,23 @@ _OUTER_FIRST = Bounded(1, True, (Bounded(3, True, (Sleep(4, stubborn=True), Slee
 _MIXED = Bounded(1, False, (Bounded(1, True, (Sleep(4, stubborn=True), Sleep(4))),))
 
 
+_UNHEEDED: Part = ((Sleep(4, stubborn=True), Bounded(1, True, (Sleep(3),))), 0)
+
+
+def _takes_an_older_cancellation_for_its_own() -> bool:
+    """Whether `asyncio.timeout` does, as it did until early releases of Python 3.11."""
+    return "CancelledError" in traces([_UNHEEDED], None)[0]
+
+
+@pytest.mark.skipif(
+    _takes_an_older_cancellation_for_its_own(),
+    reason="asyncio.timeout of this Python lets a timeout pass for a cancellation: gh-102780",
+)
 @settings(max_examples=400)
 @given(st.lists(st.tuples(programs(3), st.none() | st.integers(0, 6)), min_size=1, max_size=4))
 @example([((_INNER_FIRST,), None), ((_OUTER_FIRST,), 2), ((_MIXED,), None), ((_MIXED,), 1)])
 @example([((Bounded(1, True, (Sleep(4, stubborn=True), Sleep(1))),), 0)])
-@example([((Sleep(4, stubborn=True), Bounded(1, True, (Sleep(3),))), 0)])
+@example([_UNHEEDED])
 def test_it_does_what_asyncio_timeout_does(parts: list[Part]) -> None:
     """Whatever tasks do in blocks in blocks, all goes as it does with `asyncio.timeout`."""
     assert traces(parts, _SHARED) == traces(parts, None)
