@@ -28,6 +28,7 @@ from _oauth2_m2m.client_assertions import (
 )
 from _oauth2_m2m.client_documents import (
     BASIC,
+    NOBODY,
     POST,
     PRIVATE_KEY_JWT,
     SECRET_METHODS,
@@ -50,6 +51,7 @@ from _oauth2_m2m.windows import Limits
 
 #: A stand-in of the right length, so that a hopeless secret costs what any other does.
 _HOPELESS = "x" * 32
+_NOBODYS = client_from(NOBODY).secrets
 TOKEN_ENDPOINT = "token"
 #: What the audit log calls the plain dialect's way beside the methods of RFC 7591.
 PLAIN_METHOD = "password"
@@ -270,9 +272,9 @@ class ClientAuthentication:
                 client, fault, presented.assertion, now, settings, audiences
             )
             return Authenticated(client)
-        secret, stored = presented.secret, client.secrets if client else ()
+        secret, stored = presented.secret, client.secrets if client else _NOBODYS
         if len(secret) > LONGEST_SECRET or is_digest(secret):
-            secret, stored = _HOPELESS, ()
+            secret, stored = _HOPELESS, _NOBODYS
         # Those that have ended are compared too, and judged afterwards: the audit log tells which
         # one it was, and the time of the answer does not.
         live = [each.stored for each in stored if each.is_live(now)]
@@ -370,6 +372,7 @@ def _read(
 def known_client(document: Document | None, ip: str) -> tuple[Client | None, Broken | None]:
     """The client that a document describes, or why nobody can be this client from this address."""
     if document is None:
+        client_from(NOBODY)  # in vain: who is not there takes as long as who is
         return None, Broken(Rule.CLIENT_KNOWN, "unknown client")
     try:
         client = client_from(document)

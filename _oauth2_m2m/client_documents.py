@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -46,6 +46,19 @@ SECRET_METHODS = BASIC, POST = ("client_secret_basic", "client_secret_post")
 PRIVATE_KEY_JWT = "private_key_jwt"
 _SECRET_METHODS, _KEY_METHODS = frozenset(SECRET_METHODS), frozenset({PRIVATE_KEY_JWT})
 _METHODS = _SECRET_METHODS | _KEY_METHODS
+
+
+#: Read and compared with in the place of a client that is not there, so that to refuse it takes as
+#: long as to refuse one that is. Its secret is the digest of none.
+NOBODY: Mapping[str, Any] = {
+    "client_id": "nobody",
+    "scopes": ["read", "write"],
+    "role": "user",
+    "created_at": datetime(2000, 1, 1, tzinfo=UTC),
+    "epoch": "00000000",
+    "client_secret": "sha256$" + "0" * 64,
+    "client_secret_details": {"id": "00000000", "created_at": datetime(2000, 1, 1, tzinfo=UTC)},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -516,6 +516,16 @@ def size_of(document: Mapping[str, Any]) -> int:
     return len(bson.encode(document))
 
 
+def encoded(document: Mapping[str, Any]) -> bytes:
+    """A document as the database sends it."""
+    return bson.encode(document, codec_options=_CODEC)
+
+
+def decoded(data: bytes) -> Document:
+    """Read a document as it was sent, as all that is found is read."""
+    return bson.decode(data, _CODEC)
+
+
 def as_utc(value: object) -> datetime | None:
     """Read a moment as documents hold it: a BSON date, or the ISO text of the older shape.
 

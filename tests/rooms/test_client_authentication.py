@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.database import Database
 
-from _oauth2_m2m import credentials
+from _oauth2_m2m import client_authentication, credentials
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_assertions import ASSERTION_TYPE
@@ -620,6 +620,34 @@ async def test_a_key_that_is_published_later_is_found(
                     await authentication.authenticate(presented, document, CALLER, NOW, allowing)
             clock.let_pass(31)
         assert len(site.requests) == 4
+
+
+async def test_who_is_not_there_is_read_and_compared_as_who_is(
+    authentication: ClientAuthentication, room_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work is that for a client with a secret, so its absence does not show in the time."""
+    read: list[object] = []
+    compared: list[int] = []
+    of_client, of_secret = client_authentication.client_from, SecretChecker.match
+
+    def client_from(document: Any) -> Any:
+        read.append(document)
+        return of_client(document)
+
+    async def match(
+        self: SecretChecker, presented: str, stored: Any, *rest: Any, **more: Any
+    ) -> Any:
+        compared.append(len(stored))
+        return await of_secret(self, presented, stored, *rest, **more)
+
+    monkeypatch.setattr(client_authentication, "client_from", client_from)
+    monkeypatch.setattr(SecretChecker, "match", match)
+    there = {"client_id": "a", "scopes": [], "client_secret": fingerprint(make_client_secret())}
+    for document in (None, there, {**there, "disabled": True}):
+        presented = Presented("a", make_client_secret(), (POST,))
+        with pytest.raises(InvalidClient):
+            await authentication.authenticate(presented, document, CALLER, NOW, room_settings)
+    assert (len(read), compared) == (3, [1, 1, 1])
 
 
 async def test_what_was_good_is_expected_again(authentication: ClientAuthentication) -> None:
