@@ -52,7 +52,8 @@ def show_all(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str) ->
     else:
         table = Table(*rows[0], box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*(Text(words(value)) for value in row.values()))
+            # Folded where the terminal is narrow: an id that is cut short is of no use.
+            table.add_row(*(Text(words(value), overflow="fold") for value in row.values()))
         _console().print(table)
 
 

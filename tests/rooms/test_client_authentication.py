@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.database import Database
 
-from _oauth2_m2m import client_authentication, credentials
+from _oauth2_m2m import credentials
 from _oauth2_m2m.audit import AuditLog
 from _oauth2_m2m.callers import Caller
 from _oauth2_m2m.client_assertions import ASSERTION_TYPE
@@ -26,7 +26,7 @@ from _oauth2_m2m.client_authentication import (
     present_plain,
     present_standard,
 )
-from _oauth2_m2m.client_documents import BASIC, POST, PRIVATE_KEY_JWT
+from _oauth2_m2m.client_documents import BASIC, POST, PRIVATE_KEY_JWT, client_from
 from _oauth2_m2m.client_keys import ClientKeys
 from _oauth2_m2m.clients import Clients
 from _oauth2_m2m.config import Environment, Settings, settings_from
@@ -628,11 +628,11 @@ async def test_who_is_not_there_is_read_and_compared_as_who_is(
     """The work is that for a client with a secret, so its absence does not show in the time."""
     read: list[object] = []
     compared: list[int] = []
-    of_client, of_secret = client_authentication.client_from, SecretChecker.match
+    of_secret = SecretChecker.match
 
-    def client_from(document: Any) -> Any:
+    def reading(document: Any) -> Any:
         read.append(document)
-        return of_client(document)
+        return client_from(document)
 
     async def match(
         self: SecretChecker, presented: str, stored: Any, *rest: Any, **more: Any
@@ -640,7 +640,7 @@ async def test_who_is_not_there_is_read_and_compared_as_who_is(
         compared.append(len(stored))
         return await of_secret(self, presented, stored, *rest, **more)
 
-    monkeypatch.setattr(client_authentication, "client_from", client_from)
+    monkeypatch.setattr("_oauth2_m2m.client_authentication.client_from", reading)
     monkeypatch.setattr(SecretChecker, "match", match)
     there = {"client_id": "a", "scopes": [], "client_secret": fingerprint(make_client_secret())}
     for document in (None, there, {**there, "disabled": True}):
