@@ -101,11 +101,11 @@ Dpop = Annotated[
 ]
 
 
-def _given(**fields: Any) -> ClientFields:
-    """The fields that were named on the command line; an option that was not is `None` or empty."""
-    given: Any = {name: value for name, value in fields.items() if value not in (None, [])}
-    fields_given: ClientFields = given
-    return fields_given
+def _given(arguments: Mapping[str, Any]) -> ClientFields:
+    """The fields among a command's arguments that were named; others are `None` or empty."""
+    given: Any = {name: arguments[name] for name in FIELDS if arguments[name] not in (None, [])}
+    fields: ClientFields = given
+    return fields
 
 
 @app.command()
@@ -113,43 +113,26 @@ def create(
     client_id: Annotated[
         str | None, typer.Argument(help="Its id; made if there is none.", metavar="[CLIENT]")
     ] = None,
-    scope: Scope = None,
+    scopes: Scope = None,
     role: Role = None,
     name: Name = None,
-    minutes: Minutes = None,
-    limit: Limit = None,
-    hourly: HourlyQuota = None,
-    daily: DailyQuota = None,
-    network: Network = None,
-    grant: Grant = None,
-    refresh: Refresh = None,
+    access_token_expire_minutes: Minutes = None,
+    max_requests_per_minute: Limit = None,
+    max_requests_per_hour: HourlyQuota = None,
+    max_requests_per_day: DailyQuota = None,
+    allowed_networks: Network = None,
+    grant_types: Grant = None,
+    issue_refresh_tokens: Refresh = None,
     jwks: Jwks = None,
     jwks_uri: JwksUri = None,
-    method: Method = None,
+    token_endpoint_auth_methods: Method = None,
     audience: Audience = None,
-    dpop: Dpop = None,
+    dpop_bound_access_tokens: Dpop = None,
     as_json: Json = False,
 ) -> None:
     """Register a client. Its secret is shown this once; one with keys has none."""
-    fields: Any = _given(
-        role=role,
-        name=name,
-        access_token_expire_minutes=minutes,
-        max_requests_per_minute=limit,
-        max_requests_per_hour=hourly,
-        max_requests_per_day=daily,
-        allowed_networks=network,
-        grant_types=grant,
-        issue_refresh_tokens=refresh,
-        jwks=jwks,
-        jwks_uri=jwks_uri,
-        token_endpoint_auth_methods=method,
-        audience=audience,
-        dpop_bound_access_tokens=dpop,
-    )
-    registered = run(
-        lambda services: services.clients.register(client_id, **{"scopes": scope or [], **fields})
-    )
+    fields: Any = {"scopes": [], **_given(locals())}
+    registered = run(lambda services: services.clients.register(client_id, **fields))
     show(handed_out(registered), as_json=as_json)
 
 
@@ -211,23 +194,23 @@ _HEADINGS = {
 @app.command()
 def update(
     client_id: ClientId,
-    scope: Scope = None,
+    scopes: Scope = None,
     add_scope: Annotated[Words, typer.Option(help="One more scope; repeat it.")] = None,
     drop_scope: Annotated[Words, typer.Option(help="A scope less; repeat it.")] = None,
     role: Role = None,
     name: Name = None,
-    minutes: Minutes = None,
-    limit: Limit = None,
-    hourly: HourlyQuota = None,
-    daily: DailyQuota = None,
-    network: Network = None,
-    grant: Grant = None,
-    refresh: Refresh = None,
+    access_token_expire_minutes: Minutes = None,
+    max_requests_per_minute: Limit = None,
+    max_requests_per_hour: HourlyQuota = None,
+    max_requests_per_day: DailyQuota = None,
+    allowed_networks: Network = None,
+    grant_types: Grant = None,
+    issue_refresh_tokens: Refresh = None,
     jwks: Jwks = None,
     jwks_uri: JwksUri = None,
-    method: Method = None,
+    token_endpoint_auth_methods: Method = None,
     audience: Audience = None,
-    dpop: Dpop = None,
+    dpop_bound_access_tokens: Dpop = None,
     usual: Annotated[
         Words, typer.Option(help="A field that is to be as usual again, as in `show`; repeat it.")
     ] = None,
@@ -238,33 +221,17 @@ def update(
 
     Tokens that it has keep what they say until they expire, unless they are ended.
     """
-    fields = _given(
-        scopes=scope,
-        role=role,
-        name=name,
-        access_token_expire_minutes=minutes,
-        max_requests_per_minute=limit,
-        max_requests_per_hour=hourly,
-        max_requests_per_day=daily,
-        allowed_networks=network,
-        grant_types=grant,
-        issue_refresh_tokens=refresh,
-        jwks=jwks,
-        jwks_uri=jwks_uri,
-        token_endpoint_auth_methods=method,
-        audience=audience,
-        dpop_bound_access_tokens=dpop,
-    )
+    fields = _given(locals())
 
     async def work(services: Services) -> tuple[Client, Mapping[str, Any]]:
         changes: Any = {**dict.fromkeys(usual or []), **fields}
         if add_scope or drop_scope:
-            now = scope or (await services.clients.get(client_id)).scopes
+            now = scopes or (await services.clients.get(client_id)).scopes
             changes["scopes"] = {*now, *(add_scope or [])} - {*(drop_scope or [])}
         client = await services.clients.update(client_id, end_tokens=end_tokens, **changes)
         return client, await services.clients.find(client_id) or {}
 
-    if scope and (add_scope or drop_scope):
+    if scopes and (add_scope or drop_scope):
         raise ending(Exit.USAGE, "--scope says all scopes: --add-scope and --drop-scope go without")
     show(_facts(*run(work)), as_json=as_json)
 
