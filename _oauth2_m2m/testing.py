@@ -19,7 +19,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack
 
 import httpx
 from fastapi import APIRouter, FastAPI
@@ -56,6 +56,15 @@ class Serving(Guarding, Protocol):
 
     clients: Clients
     router: APIRouter
+
+
+class Members(TypedDict, total=False):
+    """What can be said of a made-up token besides its scopes; see `access_token`."""
+
+    client_id: str
+    role: str
+    lifetime: timedelta
+    claims: Mapping[str, Any] | None
 
 
 def access_token(
@@ -142,33 +151,15 @@ class FakeTokens:
         self._until_exit.close()
         self._judge.tokens.clear()
 
-    def token(
-        self,
-        *scopes: str,
-        client_id: str = "test-client",
-        role: str = "user",
-        lifetime: timedelta = _LIFETIME,
-        claims: Mapping[str, Any] | None = None,
-    ) -> str:
+    def token(self, *scopes: str, **members: Unpack[Members]) -> str:
         """A bearer token that the guards take until the end; the arguments of `access_token`."""
         text = f"fake-{secrets.token_urlsafe(16)}"
-        self._judge.tokens[text] = access_token(
-            *scopes, client_id=client_id, role=role, lifetime=lifetime, claims=claims
-        )
+        self._judge.tokens[text] = access_token(*scopes, **members)
         return text
 
-    def headers(
-        self,
-        *scopes: str,
-        client_id: str = "test-client",
-        role: str = "user",
-        lifetime: timedelta = _LIFETIME,
-        claims: Mapping[str, Any] | None = None,
-    ) -> dict[str, str]:
+    def headers(self, *scopes: str, **members: Unpack[Members]) -> dict[str, str]:
         """The header of a request that presents such a token."""
-        return _bearer(
-            self.token(*scopes, client_id=client_id, role=role, lifetime=lifetime, claims=claims)
-        )
+        return _bearer(self.token(*scopes, **members))
 
 
 class _FakeJudge:

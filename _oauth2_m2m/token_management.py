@@ -71,7 +71,7 @@ class TokenManagement:
         Raises:
             TemporarilyUnavailable: the database does not answer.
         """
-        settings, now = await self._settings(), datetime.now(UTC)
+        settings, now = await self._services.ready(), datetime.now(UTC)
         refresh_token = await self._services.refresh_tokens.find(token)
         if refresh_token is not None:
             return await self._inspect_refresh_token(refresh_token, token, settings, now)
@@ -91,7 +91,7 @@ class TokenManagement:
             InvalidToken: it is no token of this server, or has expired.
             TemporarilyUnavailable: the database does not answer.
         """
-        settings, now = await self._settings(), datetime.now(UTC)
+        settings, now = await self._services.ready(), datetime.now(UTC)
         await self._end(await find_target(self._services, settings, token, now), now)
 
     async def revoke_jti(self, jti: str) -> None:
@@ -101,7 +101,7 @@ class TokenManagement:
             ValueError: no token can have this id.
             TemporarilyUnavailable: the database does not answer.
         """
-        settings, now = await self._settings(), datetime.now(UTC)
+        settings, now = await self._services.ready(), datetime.now(UTC)
         await self._end(jti_target(settings, jti, now), now)
 
     async def revoke_family(self, family_id: str) -> None:
@@ -111,11 +111,8 @@ class TokenManagement:
             TokenNotFound: no refresh token of this family is stored.
             TemporarilyUnavailable: the database does not answer.
         """
-        settings, now = await self._settings(), datetime.now(UTC)
+        settings, now = await self._services.ready(), datetime.now(UTC)
         await self._end(await family_target(self._services, settings, family_id, now), now)
-
-    async def _settings(self) -> Settings:
-        return await self._services.ready()
 
     async def _end(self, target: Target, now: datetime) -> None:
         await revoke_target(self._services, target, now, caller=None)
